@@ -1,0 +1,1 @@
+"""What backends outside the core implement."""

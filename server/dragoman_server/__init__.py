@@ -1,0 +1,1 @@
+"""The core: executes runs and serves the contract."""

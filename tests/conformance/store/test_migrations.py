@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+
+from dragoman_server.store import migrations
+from dragoman_server.store.base import StoreUnusable
+from dragoman_server.store.database import Database, open_store, parse_url, sqlite_url
+from dragoman_server.store.tables import metadata
+
+FOLDER = Path(migrations.__file__).parent
+ROOT = Path(__file__).resolve().parents[3]
+
+
+async def migrate(url: str) -> None:
+    store = open_store(url)
+    try:
+        await store.migrate()
+    finally:
+        await store.close()
+
+
+async def test_the_migrations_make_exactly_the_tables_of_the_code(database_url: str) -> None:
+    await migrate(database_url)
+    database = Database(parse_url(database_url))
+
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        return list(compare_metadata(context, metadata))
+
+    def names(connection: Connection) -> dict[str, set[str | None]]:
+        inspector = inspect(connection)
+        return {
+            table: {
+                inspector.get_pk_constraint(table)["name"],
+                *(key["name"] for key in inspector.get_foreign_keys(table)),
+                *(key["name"] for key in inspector.get_unique_constraints(table)),
+                *(index["name"] for index in inspector.get_indexes(table) if not index["unique"]),
+            }
+            for table in inspector.get_table_names()
+            if table in metadata.tables
+        }
+
+    async with database.read() as connection:
+        assert await connection.run_sync(differences) == []
+        assert await connection.run_sync(names) == {
+            table.name: {item.name for item in table.constraints | table.indexes if item.name}
+            for table in metadata.tables.values()
+        }
+        assert (await connection.execute(text("SELECT id FROM accounts"))).scalars().all() == ["default"]
+    await database.close()
+
+
+def test_a_second_start_changes_nothing_and_does_not_load_alembic(database_url: str) -> None:
+    asyncio.run(migrate(database_url))
+    program = """
+import asyncio, sys
+from dragoman_server.store.database import open_store
+
+async def main():
+    store = open_store(sys.argv[1])
+    await store.migrate()
+    await store.close()
+
+asyncio.run(main())
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"alembic", "mako"}))
+"""
+    command = [sys.executable, "-c", program, database_url]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "[]\n"
+
+
+def test_processes_that_start_together_agree(database_url: str) -> None:
+    program = """
+import asyncio, sys
+from dragoman_server.store.database import open_store
+
+async def main():
+    sys.stdin.read()  # until all are there
+    store = open_store(sys.argv[1])
+    await store.migrate()
+    print(await store.keys.page("default", limit=1))
+    await store.close()
+
+import alembic.command
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", program, database_url]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    try:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.stdin = None
+        for process in processes:
+            output, errors = process.communicate(timeout=60)
+            assert (output, errors, process.returncode) == ("[]\n", "", 0)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+async def test_stores_of_one_process_that_start_together_agree(database_url: str) -> None:
+    await asyncio.gather(*(migrate(database_url) for _ in range(6)))
+    store = open_store(database_url)
+    assert await store.keys.page("default", limit=1) == []
+    await store.close()
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(database_url: str) -> None:
+    await migrate(database_url)
+    database = Database(parse_url(database_url))
+    async with database.write() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreUnusable, match=r"has schema 9999.* install the newer version"):
+        await migrate(database_url)
+    async with database.read() as connection:
+        assert (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar() == "9999"
+    await database.close()
+
+
+async def test_a_failed_migration_leaves_nothing_behind(database_url: str) -> None:
+    database = Database(parse_url(database_url))
+    async with database.write() as connection:
+        await connection.execute(text("CREATE TABLE api_keys (n INTEGER)"))  # in the way of the second table
+    with pytest.raises(StoreUnusable, match="already exists"):
+        await migrate(database_url)
+    async with database.read() as connection:
+        assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["api_keys"]
+    async with database.write() as connection:
+        await connection.execute(text("DROP TABLE api_keys"))
+    await migrate(database_url)
+    await database.close()
+
+
+def test_the_code_knows_the_newest_revision() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [migrations.HEAD]
+
+
+async def test_a_folder_with_a_percent_sign_is_no_obstacle(tmp_path: Path) -> None:
+    await migrate(sqlite_url(tmp_path / "100%" / "x.db"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="needs hatchling to build a wheel")
+def test_a_wheel_brings_the_migrations(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (FOLDER / "env.py", *(FOLDER / "versions").glob("*.py")):
+        assert f"dragoman_server/store/migrations/{path.relative_to(FOLDER)}" in names

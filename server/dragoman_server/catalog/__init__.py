@@ -1,0 +1,1 @@
+"""Which models can be asked for, and who serves them."""

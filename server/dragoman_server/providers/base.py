@@ -1,0 +1,160 @@
+"""What a model backend is to the core: capabilities as data, and a push interface.
+
+A provider starts generations; a generation pushes batches of events into a sink, then ends it once. The batch is the
+very message that a stream carries, so that nothing is copied between a provider's parser and an answer's writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dragoman.v1.run_service_pb2 import StreamRunResponse as EventBatch
+from dragoman_server.errors import DragomanError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from dragoman.v1.catalog_service_pb2 import Model
+    from dragoman.v1.failure_pb2 import Failure
+    from dragoman.v1.run_pb2 import ChatSpec
+
+__all__ = [
+    "EventBatch",
+    "Generation",
+    "GenerationFailed",
+    "GenerationRequest",
+    "GenerationSink",
+    "Provider",
+    "iterate",
+]
+
+
+class GenerationRequest(NamedTuple):
+    """One generation of one choice.
+
+    Attributes:
+        spec: The conversation and how to answer. Frozen by rule: a provider never changes it. Its choice count is
+            to be ignored: the engine asks for each choice by itself.
+        model: The provider's own name of the model (`spec.model` is what the client asked for).
+        choice_index: The index that the events must carry.
+        incremental: Whether someone reads along; if false, the whole answer may come in one batch.
+        run_id: The run, for logs and tracing headers.
+    """
+
+    spec: ChatSpec
+    model: str
+    choice_index: int = 0
+    incremental: bool = True
+    run_id: str = ""
+
+
+class GenerationSink(Protocol):
+    """Receives one generation. All calls come on the event loop's thread, never from inside `Provider.start`.
+
+    A sink never raises and never blocks.
+    """
+
+    def on_events(self, batch: EventBatch) -> None:
+        """Takes the next events, at least one, without sequence and time; the sink owns the batch from here on.
+
+        Allowed kinds: text_delta, reasoning_delta, refusal_delta, audio_delta, tool_call_started,
+        tool_call_arguments_delta, tool_call_completed, choice_finished, usage_reported (`last_call` only). A tool call
+        is started once, with its id and name, then gets its arguments, then is completed. Exactly one choice_finished
+        precedes a good end; nothing but usage_reported follows it.
+        """
+
+    def on_end(self, failure: Failure | None) -> None:
+        """Takes the end, exactly once and last: None if all went well, else why not."""
+
+
+class Generation(Protocol):
+    """A running generation. All methods may be called at any time, also after the end and repeatedly."""
+
+    def cancel(self) -> None:
+        """Stops as soon as possible (upstream connections within a second) and ends the sink with reason CANCELLED."""
+
+    def pause(self) -> None:
+        """Asks to hold back events: the reader is slow. A few more may come."""
+
+    def resume(self) -> None:
+        """Lifts `pause`."""
+
+
+class Provider(Protocol):
+    """A model backend."""
+
+    @property
+    def name(self) -> str:
+        """The configured name, unique in a server; models are reachable as `<name>/<upstream model>`."""
+
+    @property
+    def models(self) -> Sequence[Model]:
+        """The models that the provider itself knows to serve; `id` is the provider's own name. May be empty.
+
+        A provider that serves whatever it is asked for (a remote API) lists none, and `serves_any` is true.
+        """
+
+    @property
+    def serves_any(self) -> bool:
+        """Whether models that are not listed may be asked for."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether generations can start now (a model may still be loading)."""
+
+    async def open(self) -> None:
+        """Makes the provider ready, as far as it takes work (loading a model). Called once.
+
+        Raises:
+            DragomanError: If it can never become ready; the message says what to do.
+        """
+
+    async def close(self) -> None:
+        """Cancels what still runs and frees everything. Called once, also after a failed `open`."""
+
+    def start(self, request: GenerationRequest, sink: GenerationSink) -> Generation:
+        """Starts a generation and returns at once; the sink gets everything else on later turns of the loop.
+
+        Raises:
+            DragomanError: If the request is refused (unsupported feature, not ready); the sink is then never called.
+        """
+
+
+class GenerationFailed(DragomanError):
+    """A generation ended with a failure; see `failure`."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class _QueueSink:
+    """Collects a generation for `iterate`."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[EventBatch | Failure | None] = asyncio.Queue()
+
+    def on_events(self, batch: EventBatch) -> None:
+        self.queue.put_nowait(batch)
+
+    def on_end(self, failure: Failure | None) -> None:
+        self.queue.put_nowait(failure)
+
+
+async def iterate(provider: Provider, request: GenerationRequest) -> AsyncIterator[EventBatch]:
+    """Yields the batches of a generation, for tests and for code that would rather pull; leaving it cancels.
+
+    Raises:
+        GenerationFailed: If the generation ends with a failure.
+        DragomanError: If the provider refuses the request.
+    """
+    sink = _QueueSink()
+    generation = provider.start(request, sink)
+    try:
+        while isinstance(item := await sink.queue.get(), EventBatch):
+            yield item
+        if item is not None:
+            raise GenerationFailed(item)
+    finally:
+        generation.cancel()

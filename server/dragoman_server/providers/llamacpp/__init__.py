@@ -1,0 +1,9 @@
+"""The embedded model: llama.cpp in this process.
+
+`request` turns a chat into llama.cpp's wire form, `json_schema` prepares a schema for its grammars, `chunks` turns its
+answer into events, `generation` carries them from a worker thread to the event loop, and `provider` owns the model.
+"""
+
+from dragoman_server.providers.llamacpp.provider import LlamaCppProvider
+
+__all__ = ["LlamaCppProvider"]

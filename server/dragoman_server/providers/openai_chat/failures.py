@@ -1,0 +1,153 @@
+"""From the errors of a provider to failures with a reason."""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dragoman.reasons import Reason
+from dragoman_server.errors import ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MAX_MESSAGE = 2000
+
+_SECRETS = re.compile(r"\b(?:sk|pk|rk|key|gsk|xai|AIza)[-_][\w*.-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
+_URLS = re.compile(r"\b(?:https?|wss?)://[^\s\"'<>)]+")
+
+_CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
+_CONTEXT_WORDS = re.compile(r"context[ _](?:length|window|size)|maximum context", re.IGNORECASE)
+_FILTER_CODES = frozenset(
+    {
+        "content_filter",
+        "content_policy_violation",
+        "responsibleaipolicyviolation",
+        "moderation_blocked",
+        "data_inspection_failed",
+    }
+)
+_SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+
+_BY_WORD: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "requests": 429,
+    "tokens": 429,
+    "server_error": 500,
+    "api_error": 500,
+    "overloaded_error": 503,
+    "timeout": 504,
+}
+"""The status that an error within a stream would have had, by its type or code."""
+
+
+def failure_of_status(status: int, headers: Mapping[bytes, bytes], body: bytes) -> ProviderError:
+    """Returns the failure of an answer with a status other than 200."""
+    try:
+        decoded = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        decoded = None
+    error = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
+    if isinstance(error, list) and error:  # Google's form: a list of objects
+        error = error[0].get("error") if isinstance(error[0], dict) else error[0]
+    return _failure(status, error, retry_after_seconds(headers))
+
+
+def failure_of_error(error: Any) -> ProviderError:
+    """Returns the failure of an error object that came with status 200, in a stream or as the whole answer."""
+    code = error.get("code") if isinstance(error, dict) else None
+    status = error.get("status_code") or error.get("status") if isinstance(error, dict) else None
+    for candidate in (status, code):
+        if isinstance(candidate, str) and candidate.isdigit():
+            candidate = int(candidate)
+        if isinstance(candidate, int) and 400 <= candidate <= 599:
+            return _failure(candidate, error, None)
+    words = (code, error.get("type")) if isinstance(error, dict) else ()
+    known = next((_BY_WORD[word] for word in words if isinstance(word, str) and word in _BY_WORD), 500)
+    return _failure(known, error, None)
+
+
+def retry_after_seconds(headers: Mapping[bytes, bytes]) -> float | None:
+    """Returns how long the provider asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date."""
+    try:
+        if (milliseconds := headers.get(b"retry-after-ms")) is not None:
+            return _sane(float(milliseconds) / 1000)
+        value = headers.get(b"retry-after")
+        if value is None:
+            return None
+        text = value.decode("ascii").strip()
+        if re.fullmatch(r"\d+(\.\d*)?", text):
+            return _sane(float(text))
+        return _sane(parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:  # what cannot be read is as good as absent
+        return None
+
+
+def _sane(seconds: float) -> float | None:
+    return max(0.0, seconds) if seconds < 7 * 86_400 else None
+
+
+def _failure(status: int, error: Any, retry_after: float | None) -> ProviderError:
+    fields: dict[str, Any] = error if isinstance(error, dict) else {}
+    text = fields.get("message") or fields.get("detail") or (error if isinstance(error, str) else "")
+    message = sanitized(text if isinstance(text, str) else orjson.dumps(text).decode())
+    codes = {word.lower() for key in ("code", "type") if isinstance(word := fields.get(key), str)}
+    inner = fields.get("innererror")
+    if isinstance(inner, dict) and isinstance(inner.get("code"), str):
+        codes.add(inner["code"].lower())
+    reason, retryable = _reason(status, codes, message)
+    if reason == Reason.PROVIDER_AUTH:
+        message = "the provider refused this server's credential"
+    metadata = {"status": str(status)}
+    for key in ("code", "type", "param"):
+        if isinstance(value := fields.get(key), str) and value:
+            metadata[key] = sanitized(value)
+    return ProviderError(
+        message or f"the provider answered with status {status}",
+        reason=reason,
+        metadata=metadata,
+        retryable=retryable,
+        retry_after=retry_after,
+    )
+
+
+def _reason(status: int, codes: set[str], message: str) -> tuple[Reason, bool]:
+    """Returns the reason, and whether another try may help."""
+    refused = status in (400, 413, 422)
+    if codes & _CONTEXT_CODES or (refused and _CONTEXT_WORDS.search(message)):
+        return Reason.CONTEXT_LENGTH_EXCEEDED, False
+    if codes & _FILTER_CODES:
+        return Reason.CONTENT_FILTERED, False
+    match status:
+        case 401 | 403:
+            return Reason.PROVIDER_AUTH, False
+        case 402:
+            return Reason.PROVIDER_RATE_LIMITED, False
+        case 429:
+            return Reason.PROVIDER_RATE_LIMITED, not codes & _SPENT_CODES
+        case 408 | 504:
+            return Reason.PROVIDER_TIMEOUT, True
+        case 409 | 425:
+            return Reason.PROVIDER_FAILED, True
+        case _ if status >= 500:
+            return Reason.PROVIDER_FAILED, True
+        case _ if status >= 400:
+            return Reason.PROVIDER_REJECTED, False
+    return Reason.PROVIDER_FAILED, False  # a redirect, or a success without content
+
+
+def sanitized(text: str) -> str:
+    """Returns a provider's text without addresses and credentials, and not endless."""
+    text = _URLS.sub("[address]", _SECRETS.sub("[secret]", text.strip()))
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"

@@ -1,0 +1,379 @@
+"""From the contract to the JSON of a chat completion request.
+
+Only fields that are set are visited, each by a function of its own; a field that none of them knows is refused, so that
+a new field of the contract can never be dropped in silence.
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dragoman.v1.message_pb2 import ImageDetail, Role, ToolKind
+from dragoman.v1.sampling_pb2 import Modality, ReasoningEffort, Verbosity
+from dragoman.v1.tool_pb2 import GrammarSyntax, ToolMode
+from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from dragoman.v1.message_pb2 import AudioPart, FilePart, ImagePart, Message, Part, ToolCall
+    from dragoman.v1.sampling_pb2 import AudioOutput, Prediction, ResponseFormat, Sampling
+    from dragoman.v1.tool_pb2 import Grammar, NamedTool, Tool, ToolChoice
+    from dragoman_server.providers.base import GenerationRequest
+    from dragoman_server.providers.openai_chat.vendors import Quirks
+
+    Json = dict[str, Any]
+
+_ROLES: Mapping[int, str] = {
+    Role.ROLE_SYSTEM: "system",
+    Role.ROLE_DEVELOPER: "developer",
+    Role.ROLE_USER: "user",
+    Role.ROLE_ASSISTANT: "assistant",
+    Role.ROLE_TOOL: "tool",
+}
+
+
+def encode_request(request: GenerationRequest, quirks: Quirks) -> bytes:
+    """Returns the body of the request.
+
+    Raises:
+        UnsupportedFeature: If the dialect has no word for something that is asked for.
+        InvalidRequest: If JSON text within the request is not JSON.
+    """
+    body: Json = {"model": request.model}
+    for descriptor, value in request.spec.ListFields():
+        writer = FIELDS.get(descriptor.name)
+        if writer is None:
+            raise UnsupportedFeature(f"{descriptor.name} cannot be handed over to this provider", field=descriptor.name)
+        writer(body, value)
+    if "max_tokens" in body and quirks.max_tokens_field != "max_tokens":
+        body[quirks.max_tokens_field] = body.pop("max_tokens")
+    if request.incremental:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return orjson.dumps(body)
+
+
+# Messages
+
+
+def _write_messages(body: Json, messages: Iterable[Message]) -> None:
+    written: list[Json] = []
+    for index, message in enumerate(messages):
+        parts = message.parts
+        role = _ROLES.get(message.role)
+        if role is None:
+            raise InvalidRequest("the role is missing or unknown", field=f"messages[{index}].role")
+        if role == "tool":
+            written += _tool_messages(parts, index)
+            continue
+        entry: Json = {"role": role}
+        if message.name:
+            entry["name"] = message.name
+        if len(parts) == 1 and parts[0].HasField("text") and not parts[0].HasField("cache_breakpoint"):
+            entry["content"] = parts[0].text.text
+        else:
+            _write_parts(entry, parts, f"messages[{index}].parts")
+        written.append(entry)
+    body["messages"] = written
+
+
+def _write_parts(entry: Json, parts: Iterable[Part], field: str) -> None:
+    content: list[Json] = []
+    for index, part in enumerate(parts):
+        match part.WhichOneof("kind"):
+            case "tool_call":
+                entry.setdefault("tool_calls", []).append(_tool_call(part.tool_call))
+            case (
+                "reasoning"
+            ):  # a de-facto extension; signatures belong to providers that issue them, this dialect has none
+                entry["reasoning_content"] = entry.get("reasoning_content", "") + part.reasoning.text
+            case "refusal":
+                content.append({"type": "refusal", "refusal": part.refusal.text})
+            case "audio" if part.audio.WhichOneof("source") == "audio_id":
+                entry["audio"] = {"id": part.audio.audio_id}
+            case _:
+                content.append(_content_part(part, f"{field}[{index}]"))
+    entry["content"] = _text_of(content) if _is_text(content) else content or None
+
+
+def _is_text(content: list[Json]) -> bool:
+    """Whether a plain string says the same: every server takes that, not every one takes a list."""
+    return len(content) == 1 and content[0].keys() == {"type", "text"}
+
+
+def _text_of(content: list[Json]) -> str:
+    text: str = content[0]["text"]
+    return text
+
+
+def _content_part(part: Part, field: str) -> Json:
+    match part.WhichOneof("kind"):
+        case "text":
+            written: Json = {"type": "text", "text": part.text.text}
+        case "image":
+            written = {"type": "image_url", "image_url": _image(part.image)}
+        case "audio":
+            written = {"type": "input_audio", "input_audio": _audio(part.audio)}
+        case "file":
+            written = {"type": "file", "file": _file(part.file, field)}
+        case kind:
+            raise UnsupportedFeature(f"a part of kind {kind} cannot stand here", field=field)
+    if part.HasField("cache_breakpoint"):
+        written["prompt_cache_breakpoint"] = {"mode": "explicit"}
+        if part.cache_breakpoint.ttl:
+            written["prompt_cache_breakpoint"]["ttl"] = part.cache_breakpoint.ttl
+    return written
+
+
+def _image(image: ImagePart) -> Json:
+    written: Json = {"url": _data_url(image.media_type, image.data) if image.HasField("data") else image.url}
+    if image.detail:
+        written["detail"] = _enum_word(ImageDetail, image.detail)
+    return written
+
+
+def _audio(audio: AudioPart) -> Json:
+    return {"data": _base64(audio.data), "format": audio.format}
+
+
+def _file(file: FilePart, field: str) -> Json:
+    written: Json = {}
+    match file.WhichOneof("source"):
+        case "data":
+            written["file_data"] = _data_url(file.media_type or "application/octet-stream", file.data)
+        case "file_id":
+            written["file_id"] = file.file_id
+        case _:
+            raise UnsupportedFeature("this provider takes files inline or by id, not by address", field=field)
+    if file.filename:
+        written["filename"] = file.filename
+    return written
+
+
+def _tool_call(call: ToolCall) -> Json:
+    if call.kind == ToolKind.TOOL_KIND_CUSTOM:
+        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _tool_messages(parts: Iterable[Part], message_index: int) -> list[Json]:
+    """Returns one message for each result: the dialect has no message with several."""
+    written = []
+    for index, part in enumerate(parts):
+        field = f"messages[{message_index}].parts[{index}]"
+        if not part.HasField("tool_result"):
+            raise InvalidRequest("a tool message consists of tool results", field=field)
+        result = part.tool_result
+        inner = [_content_part(piece, f"{field}.tool_result.parts[{at}]") for at, piece in enumerate(result.parts)]
+        content = _text_of(inner) if _is_text(inner) else inner or ""
+        written.append({"role": "tool", "tool_call_id": result.call_id, "content": content})
+    return written
+
+
+# Sampling
+
+
+def _write_sampling(body: Json, sampling: Sampling) -> None:
+    for descriptor, value in sampling.ListFields():
+        name = descriptor.name
+        if name in _SAME_IN_SAMPLING:
+            body[name] = value
+        elif name == "max_output_tokens":
+            body["max_tokens"] = value
+        elif name == "stop":
+            body["stop"] = list(value)
+        elif name == "logit_bias":
+            body["logit_bias"] = {str(token): bias for token, bias in value.items()}
+        elif name != "choice_count":  # the engine asks for each choice by itself
+            raise UnsupportedFeature(f"{name} cannot be handed over to this provider", field=f"sampling.{name}")
+
+
+_SAME_IN_SAMPLING = frozenset(
+    {
+        *("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logprobs", "top_logprobs"),
+        *("top_k", "min_p", "repetition_penalty"),  # de-facto extensions of vLLM, SGLang, llama.cpp and others
+    }
+)
+
+
+def _write_response_format(body: Json, response_format: ResponseFormat) -> None:
+    match response_format.WhichOneof("kind"):
+        case "text":
+            body["response_format"] = {"type": "text"}
+        case "json_object":
+            body["response_format"] = {"type": "json_object"}
+        case "json_schema":
+            schema = response_format.json_schema
+            written: Json = {"name": schema.name}
+            if schema.description:
+                written["description"] = schema.description
+            if schema.schema_json:
+                written["schema"] = _fragment(schema.schema_json, "response_format.json_schema.schema_json")
+            if schema.HasField("strict"):
+                written["strict"] = schema.strict
+            body["response_format"] = {"type": "json_schema", "json_schema": written}
+        case kind:
+            raise UnsupportedFeature(f"this provider follows no {kind}", field=f"response_format.{kind}")
+
+
+def _write_modalities(body: Json, modalities: Iterable[Modality]) -> None:
+    body["modalities"] = [_enum_word(Modality, modality) for modality in modalities]
+
+
+def _write_audio(body: Json, audio: AudioOutput) -> None:
+    body["audio"] = {"voice": audio.voice, "format": audio.format}
+
+
+def _write_prediction(body: Json, prediction: Prediction) -> None:
+    parts = [_content_part(part, f"prediction.parts[{index}]") for index, part in enumerate(prediction.parts)]
+    body["prediction"] = {"type": "content", "content": _text_of(parts) if _is_text(parts) else parts}
+
+
+# Tools
+
+
+def _write_tools(body: Json, tools: Iterable[Tool]) -> None:
+    body["tools"] = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+
+
+def _tool(tool: Tool, field: str) -> Json:
+    match tool.WhichOneof("kind"):
+        case "function":
+            function: Json = {"name": tool.function.name}
+            if tool.function.description:
+                function["description"] = tool.function.description
+            if tool.function.parameters_json:
+                function["parameters"] = _fragment(tool.function.parameters_json, f"{field}.function.parameters_json")
+            if tool.function.HasField("strict"):
+                function["strict"] = tool.function.strict
+            return {"type": "function", "function": function}
+        case "custom":
+            custom: Json = {"name": tool.custom.name}
+            if tool.custom.description:
+                custom["description"] = tool.custom.description
+            if tool.custom.HasField("grammar"):
+                custom["format"] = {
+                    "type": "grammar",
+                    "grammar": _grammar(tool.custom.grammar, f"{field}.custom.grammar"),
+                }
+            return {"type": "custom", "custom": custom}
+    raise InvalidRequest("a tool is a function or a custom tool", field=field)
+
+
+def _grammar(grammar: Grammar, field: str) -> Json:
+    if grammar.syntax not in (GrammarSyntax.GRAMMAR_SYNTAX_LARK, GrammarSyntax.GRAMMAR_SYNTAX_REGEX):
+        raise UnsupportedFeature("this provider follows Lark grammars and regular expressions", field=f"{field}.syntax")
+    return {"syntax": _enum_word(GrammarSyntax, grammar.syntax), "definition": grammar.definition}
+
+
+def _write_tool_choice(body: Json, choice: ToolChoice) -> None:
+    match choice.WhichOneof("kind"):
+        case "mode":
+            body["tool_choice"] = _enum_word(ToolMode, choice.mode)
+        case "tool":
+            body["tool_choice"] = _named_tool(choice.tool)
+        case "allowed":
+            allowed = {
+                "mode": _enum_word(ToolMode, choice.allowed.mode),
+                "tools": [_named_tool(tool) for tool in choice.allowed.tools],
+            }
+            body["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
+
+
+def _named_tool(tool: NamedTool) -> Json:
+    kind = "custom" if tool.custom else "function"
+    return {"type": kind, kind: {"name": tool.name}}
+
+
+# Values
+
+
+def _enum_word(enum: Any, value: int) -> str:
+    """Returns the word of an enum value as the dialect writes it: without the prefix, in lower case."""
+    name: str = enum.Name(value)
+    return name.removeprefix(_prefix(enum.DESCRIPTOR.name)).lower()
+
+
+def _prefix(enum_name: str) -> str:
+    return "".join(f"_{letter}" if letter.isupper() else letter for letter in enum_name)[1:].upper() + "_"
+
+
+def _fragment(text: str, field: str) -> orjson.Fragment:
+    """Returns JSON text to be written as it is.
+
+    Raises:
+        InvalidRequest: If it is not JSON.
+    """
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"{field} is not JSON: {error}", field=field) from error
+    return orjson.Fragment(text)
+
+
+def _base64(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode("ascii")
+
+
+def _data_url(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{_base64(data)}"
+
+
+def _skip(body: Json, value: Any) -> None:
+    """The model is the provider's own name, which the request has."""
+
+
+def _same(name: str) -> Callable[[Json, Any], None]:
+    def write(body: Json, value: Any) -> None:
+        body[name] = value
+
+    return write
+
+
+def _json(name: str) -> Callable[[Json, Any], None]:
+    def write(body: Json, value: str) -> None:
+        body[name] = _fragment(value, f"{name}_json")
+
+    return write
+
+
+def _word(name: str, enum: Any) -> Callable[[Json, Any], None]:
+    def write(body: Json, value: int) -> None:
+        body[name] = _enum_word(enum, value)
+
+    return write
+
+
+def _write_metadata(body: Json, metadata: Mapping[str, str]) -> None:
+    body["metadata"] = dict(metadata)
+
+
+FIELDS: Mapping[str, Callable[[Json, Any], None]] = {
+    "model": _skip,
+    "messages": _write_messages,
+    "sampling": _write_sampling,
+    "tools": _write_tools,
+    "tool_choice": _write_tool_choice,
+    "response_format": _write_response_format,
+    "modalities": _write_modalities,
+    "audio": _write_audio,
+    "prediction": _write_prediction,
+    "metadata": _write_metadata,
+    "reasoning_effort": _word("reasoning_effort", ReasoningEffort),
+    "verbosity": _word("verbosity", Verbosity),
+    **{
+        name: _same(name)
+        for name in (
+            *("parallel_tool_calls", "service_tier", "user", "safety_identifier", "prompt_cache_key"),
+            *("prompt_cache_retention", "store"),
+        )
+    },
+    **{
+        f"{name}_json": _json(name)
+        for name in ("web_search_options", "chat_template_kwargs", "moderation", "prompt_cache_options")
+    },
+}

@@ -1,0 +1,1 @@
+"""The gRPC servicers: one module per service, thin."""

@@ -1,0 +1,115 @@
+"""The RunService: proto in, engine call, proto out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dragoman.v1 import run_service_pb2_grpc
+from dragoman.v1.event_pb2 import CANCEL_REASON_REQUESTED
+from dragoman.v1.run_pb2 import DISCONNECT_POLICY_DETACH
+from dragoman.v1.run_service_pb2 import (
+    CancelRunRequest,
+    CancelRunResponse,
+    ExecuteRunRequest,
+    ExecuteRunResponse,
+    GetRunRequest,
+    GetRunResponse,
+    ListRunsRequest,
+    ListRunsResponse,
+    StartRunRequest,
+    StartRunResponse,
+    StreamRunRequest,
+    StreamRunResponse,
+    WatchRunRequest,
+    WatchRunResponse,
+)
+from dragoman_server.api.interceptors import caller_of
+from dragoman_server.api.paging import decode_token, encode_token, page_size
+from dragoman_server.api.status import mapped
+from dragoman_server.api.streams import relay
+from dragoman_server.errors import InvalidRequest
+from dragoman_server.runs.service import Runs, StartOptions
+
+if TYPE_CHECKING:
+    import grpc
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RunServicer(run_service_pb2_grpc.RunServiceServicer):
+    """Serves `dragoman.v1.RunService`.
+
+    Args:
+        runs: The engine.
+    """
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+
+    @mapped
+    async def ExecuteRun(self, request: ExecuteRunRequest, context: Context) -> ExecuteRunResponse:
+        options = StartOptions(
+            "ExecuteRun", request.request_id, incremental=False, time_remaining=context.time_remaining()
+        )
+        run = self._runs.start(caller_of(), request.spec, options)
+        run.add_caller()
+        try:
+            await run.wait_ended()
+        finally:
+            run.remove_caller()
+        return ExecuteRunResponse(run=run.record())
+
+    @mapped
+    async def StreamRun(  # type: ignore[override]  # a coroutine that writes, as grpc.aio allows
+        self, request: StreamRunRequest, context: Context
+    ) -> None:
+        options = StartOptions("StreamRun", request.request_id, time_remaining=context.time_remaining())
+        run = self._runs.start(caller_of(), request.spec, options)
+        run.add_caller()
+        try:
+            await relay(context, run, after_sequence=0)
+        finally:
+            run.remove_caller()
+
+    @mapped
+    async def StartRun(self, request: StartRunRequest, context: Context) -> StartRunResponse:
+        options = StartOptions("StartRun", request.request_id, default_policy=DISCONNECT_POLICY_DETACH)
+        return StartRunResponse(run=self._runs.start(caller_of(), request.spec, options).record())
+
+    @mapped
+    async def WatchRun(  # type: ignore[override]  # a coroutine that writes, as grpc.aio allows
+        self, request: WatchRunRequest, context: Context
+    ) -> None:
+        if request.after_sequence < 0:
+            raise InvalidRequest("`after_sequence` must not be negative", field="after_sequence")
+        run = self._runs.get(caller_of(), request.run_id)
+        await relay(context, run, request.after_sequence, convert=_as_watched)
+
+    @mapped
+    async def GetRun(self, request: GetRunRequest, context: Context) -> GetRunResponse:
+        return GetRunResponse(run=self._runs.get(caller_of(), request.run_id).record())
+
+    @mapped
+    async def ListRuns(self, request: ListRunsRequest, context: Context) -> ListRunsResponse:
+        caller = caller_of()
+        size = page_size(request.page_size)
+        before = decode_token(caller.account_id, request.page_token)
+        found = self._runs.list(caller, size + 1, before)
+        response = ListRunsResponse()
+        for run in found[:size]:
+            listed = response.runs.add()
+            listed.CopyFrom(run.record())
+            listed.ClearField("choices")
+        if len(found) > size:
+            response.next_page_token = encode_token(caller.account_id, found[size - 1].id)
+        return response
+
+    @mapped
+    async def CancelRun(self, request: CancelRunRequest, context: Context) -> CancelRunResponse:
+        run = self._runs.get(caller_of(), request.run_id)
+        run.cancel(CANCEL_REASON_REQUESTED)
+        return CancelRunResponse(run=run.record())
+
+
+def _as_watched(batch: StreamRunResponse) -> WatchRunResponse:
+    return WatchRunResponse(run_id=batch.run_id, events=batch.events)

@@ -1,0 +1,80 @@
+"""The gRPC services on a port or socket, and in the process: the same servicers behind the same interceptors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from dragoman.v1 import account_service_pb2_grpc, catalog_service_pb2_grpc, run_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dragoman_server.api.account import AccountServicer
+    from dragoman_server.api.catalog import CatalogServicer
+    from dragoman_server.api.run import RunServicer
+
+SERVICES = ("dragoman.v1.RunService", "dragoman.v1.CatalogService", "dragoman.v1.AccountService")
+"""Full names of the services, for health and reflection."""
+
+KEEPALIVE_OPTIONS: list[tuple[str, Any]] = [
+    # Streams may be silent for long; clients may ask whether the connection lives as often as they like.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Two servers must not share a port by accident.
+    ("grpc.so_reuseport", 0),
+]
+
+
+class Servicers(Protocol):
+    """The servicers of a core."""
+
+    @property
+    def run(self) -> RunServicer:
+        """Serves RunService."""
+
+    @property
+    def catalog(self) -> CatalogServicer:
+        """Serves CatalogService."""
+
+    @property
+    def account(self) -> AccountServicer:
+        """Serves AccountService."""
+
+    @property
+    def health(self) -> Any:
+        """Serves grpc.health.v1.Health."""
+
+
+def add_services(server: Any, servicers: Servicers) -> None:
+    """Adds all services to a `grpc.aio` server or an in-process one."""
+    run_service_pb2_grpc.add_RunServiceServicer_to_server(servicers.run, server)
+    catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(servicers.catalog, server)
+    account_service_pb2_grpc.add_AccountServiceServicer_to_server(servicers.account, server)
+    health_pb2_grpc.add_HealthServicer_to_server(servicers.health, server)  # type: ignore[no-untyped-call]  # has no stubs
+
+
+def make_grpc_server(
+    servicers: Servicers,
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    *,
+    max_message_bytes: int,
+    reflection: bool,
+) -> grpc.aio.Server:
+    """Returns a `grpc.aio` server with all services, not yet bound or started."""
+    options = [
+        *KEEPALIVE_OPTIONS,
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+    ]
+    server = grpc.aio.server(interceptors=list(interceptors), options=options)
+    add_services(server, servicers)
+    if reflection:
+        from grpc_reflection.v1alpha import reflection as grpc_reflection
+
+        names = (*SERVICES, "grpc.health.v1.Health", grpc_reflection.SERVICE_NAME)
+        grpc_reflection.enable_server_reflection(names, server)  # type: ignore[no-untyped-call]  # has no stubs
+    return server

@@ -1,0 +1,175 @@
+"""The composition root of the core: the only place that constructs its parts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grpc_health.v1 import health_pb2
+from grpc_health.v1._async import HealthServicer
+from prometheus_client import CollectorRegistry
+
+from dragoman_server.accounts.service import Accounts
+from dragoman_server.api.account import AccountServicer
+from dragoman_server.api.catalog import CatalogServicer
+from dragoman_server.api.interceptors import HEALTH_METHODS, REFLECTION_METHODS, AuthInterceptor
+from dragoman_server.api.run import RunServicer
+from dragoman_server.api.server import SERVICES, add_services, make_grpc_server
+from dragoman_server.catalog.service import Catalog
+from dragoman_server.clock import system_clock
+from dragoman_server.inprocess import InProcessChannel, InProcessServer
+from dragoman_server.providers.registry import make_providers
+from dragoman_server.runs.service import Runs
+from dragoman_server.store.database import open_store, sqlite_url
+from dragoman_server.telemetry.logs import get_logger
+from dragoman_server.telemetry.metrics import CoreMetrics
+
+if TYPE_CHECKING:
+    import grpc
+
+    from dragoman_server.settings import Settings
+
+logger = get_logger(__name__)
+
+Serving = health_pb2.HealthCheckResponse.ServingStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Servicers:
+    """The servicers of a core; see `api.server.Servicers`."""
+
+    run: RunServicer
+    catalog: CatalogServicer
+    account: AccountServicer
+    health: Any
+
+
+class Core:
+    """A core: everything but the REST edge.
+
+    Args:
+        settings: The settings.
+        bootstrap_key: A secret that shall be an ADMIN key of the server.
+        registry: Where metrics are exposed; its own if not given.
+        serve_grpc: Whether to open the gRPC port.
+        check_frozen: Whether the in-process channel checks that nobody changes a message (for tests).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        bootstrap_key: str | None = None,
+        registry: CollectorRegistry | None = None,
+        serve_grpc: bool = True,
+        check_frozen: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.registry = registry or CollectorRegistry()
+        self.first_key: str | None = None
+        self.grpc_address: str | None = None
+        self._bootstrap_key = bootstrap_key
+        self._store = open_store(store_url(settings))
+        self.accounts = Accounts(self._store.keys)
+        self.providers = make_providers(settings)
+        self.catalog = Catalog(self.providers, settings.models, settings.default_model)
+        metrics = CoreMetrics(self.registry, lambda: self.runs.active, lambda: self.runs.kept_bytes)
+        self.runs = Runs(settings.runs, settings.limits, self.catalog, system_clock, on_end=metrics.run_ended)
+        self._health = HealthServicer()
+        self._opening: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+        servicers = _Servicers(
+            RunServicer(self.runs), CatalogServicer(self.catalog), AccountServicer(self.accounts), self._health
+        )
+        public = HEALTH_METHODS | REFLECTION_METHODS if settings.server.reflection else HEALTH_METHODS
+        interceptors = [AuthInterceptor(self.accounts, public)]
+        limit = settings.limits.max_request_bytes
+        self._inprocess = InProcessServer(interceptors, max_message_bytes=limit, check_frozen=check_frozen)
+        add_services(self._inprocess, servicers)
+        self._grpc_server: grpc.aio.Server | None = None
+        if serve_grpc:
+            self._grpc_server = make_grpc_server(
+                servicers, interceptors, max_message_bytes=limit, reflection=settings.server.reflection
+            )
+
+    def channel(self) -> InProcessChannel:
+        """Returns a channel to this core within the process."""
+        return self._inprocess.channel()
+
+    async def start(self) -> None:
+        """Opens the database and the ports, and begins to open the providers.
+
+        Raises:
+            DragomanError: If the database cannot be used.
+            OSError: If a port is taken.
+        """
+        await self._store.migrate()
+        self.first_key = await self.accounts.bootstrap(self._bootstrap_key)
+        await self._report_health(Serving.NOT_SERVING)
+        loop = asyncio.get_running_loop()
+        self._opening = [loop.create_task(provider.open()) for provider in self.providers]
+        if self._grpc_server is not None:
+            await self._listen(self._grpc_server)
+        self._watching = loop.create_task(self._serve_when_ready())
+
+    async def wait_ready(self) -> None:
+        """Returns when every provider is ready.
+
+        Raises:
+            DragomanError: If one can never become ready; the message says what to do.
+        """
+        await asyncio.gather(*self._opening)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Takes no new runs, lets the others end, then closes everything.
+
+        Args:
+            grace: Seconds that running answers may take before they are cancelled; default as configured.
+        """
+        grace = self.settings.server.drain_timeout if grace is None else grace
+        await self._report_health(Serving.NOT_SERVING)
+        await self.runs.drain(grace)
+        await self._inprocess.stop(1.0)
+        if self._grpc_server is not None:
+            await self._grpc_server.stop(1.0)
+        tasks = [task for task in (*self._opening, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for provider in self.providers:
+            await provider.close()
+        await self._store.close()
+
+    async def _listen(self, server: grpc.aio.Server) -> None:
+        options = self.settings.server
+        address = f"{options.host}:{options.grpc_port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address} for gRPC: {error}") from error
+        if options.grpc_socket is not None:
+            server.add_insecure_port(f"unix:{options.grpc_socket}")
+        await server.start()
+        self.grpc_address = f"{options.host}:{port}"
+
+    async def _serve_when_ready(self) -> None:
+        results = await asyncio.gather(*self._opening, return_exceptions=True)
+        for provider, result in zip(self.providers, results, strict=True):
+            if isinstance(result, Exception):
+                logger.error("a provider cannot be used", provider=provider.name, error=str(result))
+        if not any(isinstance(result, BaseException) for result in results):
+            await self._report_health(Serving.SERVING)
+
+    async def _report_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+
+def store_url(settings: Settings) -> str:
+    """Returns the URL of the database: as configured, or `dragoman.db` in the data folder (which is made)."""
+    if settings.store.url is not None:
+        return settings.store.url.get_secret_value()
+    folder = settings.server.data_dir.expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return sqlite_url(folder.absolute() / "dragoman.db")

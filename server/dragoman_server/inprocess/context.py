@@ -1,0 +1,367 @@
+"""The servicer's view of a call, as `grpc.aio.ServicerContext`."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from dragoman.streaming import CallStatus
+from dragoman_server.inprocess.exchange import OK, Exchange, Pipe
+from dragoman_server.inprocess.metadata import InvalidMetadata, require_trailing, to_wire
+from dragoman_server.inprocess.push import PushTarget, too_large
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+    from dragoman_server.inprocess.channel import Method
+    from dragoman_server.inprocess.metadata import WireMetadata
+
+_log = logging.getLogger(__name__)
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_INVALID_METADATA = CallStatus(grpc.StatusCode.INTERNAL, "Invalid metadata")
+_NO_REQUEST = CallStatus(grpc.StatusCode.INTERNAL, "The request is missing.")
+_NOT_SERIALIZABLE = CallStatus(grpc.StatusCode.INTERNAL, "Exception serializing request!")
+
+
+class CallRefused(grpc.aio.InternalError):
+    """The call has ended because of a message or metadata that cannot be sent."""
+
+
+def status_code(code: Any) -> grpc.StatusCode:
+    """Returns the status code that `grpc.aio` makes of what a servicer sets: a `StatusCode`, or its number."""
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return _CODES.get(code, grpc.StatusCode.UNKNOWN)
+
+
+class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
+    """The context of one call.
+
+    Attributes:
+        push: Where to push the messages; None if the caller reads them one by one.
+    """
+
+    __slots__ = (
+        "_abort_error",
+        "_callbacks",
+        "_code",
+        "_details",
+        "_exchange",
+        "_handler",
+        "_initial_sent",
+        "_invocation_metadata",
+        "_limit",
+        "_method",
+        "_status_sent",
+        "_trailing_metadata",
+        "push",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        method: Method,
+        handler: grpc.RpcMethodHandler[Any, Any],
+        invocation_metadata: WireMetadata,
+        max_message_bytes: int,
+    ) -> None:
+        self._exchange = exchange
+        self._method = method
+        self._handler = handler
+        self._invocation_metadata = invocation_metadata
+        self._limit = max_message_bytes
+        self._abort_error: grpc.aio.AbortError | None = None
+        self._code: Any = None
+        self._details = ""
+        self._trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
+        self._initial_sent = False
+        self._status_sent = False
+        self._callbacks: list[Callable[[], object]] | None = None
+        responses = exchange.responses
+        self.push: PushTarget | None = responses if type(responses) is PushTarget else None
+
+    # Messages.
+
+    async def read(self) -> Any:
+        """Returns the next request of a request stream; `grpc.aio.EOF` after the last."""
+        self._require_running()
+        if self._exchange.requests is None:
+            return grpc.aio.EOF
+        message = await self._exchange.requests.get()
+        self._require_running()
+        return message if message is grpc.aio.EOF else self.incoming(message)
+
+    async def write(self, message: Any) -> None:
+        """Sends a message of a response stream, as soon as the caller has room for it."""
+        self._require_running()
+        if self._exchange.status is not None:
+            raise CallRefused("The call has ended.")
+        responses = self._exchange.responses
+        if responses is None:
+            raise grpc.aio.UsageError("A call with a unary response has no stream to write to.")
+        if not self._initial_sent:
+            self._initial_sent = True
+            self._exchange.send_initial_metadata(())
+        await responses.put(self._outgoing(message))
+
+    def iterator(self, request: Any) -> RequestIterator:
+        """Returns the request stream; a unary caller's request is all of it."""
+        if not self._method.request_streaming:
+            self._exchange.requests = Pipe.of(self._exchange, request)
+        return RequestIterator(self)
+
+    async def first_request(self) -> Any:
+        """Returns the first request of a stream, for a handler that takes only one.
+
+        Raises:
+            CallRefused: If there is none. The call has ended then.
+        """
+        requests = self._exchange.requests
+        message = grpc.aio.EOF if requests is None else await requests.get()
+        if message is grpc.aio.EOF:
+            raise self._refused(_NO_REQUEST)
+        return message
+
+    def incoming(self, message: Any) -> Any:
+        """Returns a request as the handler gets it.
+
+        Raises:
+            CallRefused: If it cannot be sent. The call has ended then.
+        """
+        deserializer = self._handler.request_deserializer
+        if type(message) is getattr(deserializer, "__self__", None):
+            size = message.ByteSize()
+        else:  # Another type than the handler's: it gets what would have come over a wire.
+            try:
+                message = self._method.serialize(message) if self._method.serialize else message
+                size = len(message)
+            except Exception as error:
+                _log.exception("Exception serializing request!")
+                raise self._refused(_NOT_SERIALIZABLE) from error
+            if size <= self._limit and deserializer is not None:
+                message = deserializer(message)
+        if size > self._limit:
+            raise self._refused(too_large("Received", size, self._limit))
+        return message
+
+    def _outgoing(self, message: Any) -> Any:
+        """Returns a response as the caller gets it.
+
+        Raises:
+            CallRefused: If it is too large. The call has ended then.
+        """
+        method = self._method
+        size: int
+        if message.__class__ is method.response_type:
+            size = message.ByteSize()
+            if self._exchange.guard is not None:
+                self._exchange.guard.keep(message)
+        else:
+            serializer = self._handler.response_serializer
+            message = message if serializer is None else serializer(message)
+            size = len(message)
+            if size <= self._limit and method.deserialize is not None:
+                message = method.deserialize(message)
+        if size > self._limit:
+            raise self._refused(too_large("Sent", size, self._limit))
+        return message
+
+    def _refused(self, status: CallStatus) -> CallRefused:
+        self._status_sent = True
+        self._exchange.fail(status)
+        return CallRefused(status.details)
+
+    # Metadata.
+
+    async def send_initial_metadata(self, initial_metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Sends the initial metadata; possible once, before the first message."""
+        self._require_running()
+        if self._initial_sent:
+            raise grpc.aio.UsageError("Send initial metadata failed: already sent")
+        try:
+            metadata = to_wire(initial_metadata)
+        except InvalidMetadata as error:
+            raise self._refused(_INVALID_METADATA) from error
+        self._initial_sent = True
+        self._exchange.send_initial_metadata(metadata)
+
+    def set_trailing_metadata(self, trailing_metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Sets the trailing metadata, in place of what was set before."""
+        self._trailing_metadata = require_trailing(trailing_metadata)
+
+    def trailing_metadata(self) -> Any:
+        """Returns the trailing metadata that was set."""
+        return self._trailing_metadata
+
+    def invocation_metadata(self) -> Any:
+        """Returns the caller's metadata."""
+        return self._invocation_metadata
+
+    # Status.
+
+    def set_code(self, code: Any) -> None:
+        """Sets the status code."""
+        self._code = code
+
+    def code(self) -> Any:
+        """Returns the status code that was set."""
+        return self._code
+
+    def set_details(self, details: str) -> None:
+        """Sets the status message."""
+        if not isinstance(details, str):
+            raise TypeError(f"details must be str, not {type(details).__name__}")
+        self._details = details
+
+    def details(self) -> str:
+        """Returns the status message that was set."""
+        return self._details
+
+    async def abort(
+        self, code: Any, details: str = "", trailing_metadata: Iterable[tuple[str, str | bytes]] = ()
+    ) -> NoReturn:
+        """Ends the call with a failure.
+
+        Raises:
+            grpc.aio.AbortError: Always, to leave the handler; it must not be kept from doing so.
+            ValueError: If the code is OK.
+        """
+        if self._abort_error is not None:
+            raise grpc.aio.UsageError("Abort already called!")
+        if status_code(code) is grpc.StatusCode.OK:
+            raise ValueError("abort needs another status code than OK")
+        if self._status_sent:
+            raise grpc.aio.UsageError("RPC already finished.")
+        if trailing_metadata:
+            self._trailing_metadata = require_trailing(trailing_metadata)
+        self._details = details or self._details
+        self._code = code
+        self._abort_error = grpc.aio.AbortError("Locally aborted.")
+        self.send_status(self._details)
+        raise self._abort_error
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """Does what `abort` does, with the three parts of a status."""
+        await self.abort(status.code, status.details, status.trailing_metadata or ())
+
+    def send_response(self, message: Any) -> None:
+        """Ends a call with the handler's unary response, or with the status that was set."""
+        self._require_running()
+        if self._code is None or status_code(self._code) is grpc.StatusCode.OK:
+            self._exchange.response = self._outgoing(message)
+        self.send_status(self._details)
+
+    async def send_only_response(self, message: Any) -> None:
+        """Does what `send_response` does for a call whose caller expects a stream."""
+        if self._code is None or status_code(self._code) is grpc.StatusCode.OK:
+            await self.write(message)
+        self.send_status(self._details)
+
+    def send_status(self, details: str) -> None:
+        """Ends the call with the code that was set, after the messages that are still on their way."""
+        if self._status_sent:
+            return
+        self._status_sent = True
+        if self._code is None and not self._trailing_metadata and not details:
+            status = OK
+        else:
+            try:
+                trailing = to_wire(self._trailing_metadata)
+                code = grpc.StatusCode.OK if self._code is None else status_code(self._code)
+                status = CallStatus(code, details, trailing)
+            except InvalidMetadata:
+                status = _INVALID_METADATA
+        self._exchange.finish(status)
+
+    def send_failure(self, error: Exception) -> None:
+        """Ends the call with what escaped the handler: UNKNOWN, unless the handler set a code."""
+        if self._code is None or status_code(self._code) is grpc.StatusCode.OK:
+            self._code = grpc.StatusCode.UNKNOWN
+        self.send_status(f"Unexpected {type(error)}: {error}")
+
+    @property
+    def abort_error(self) -> grpc.aio.AbortError | None:
+        """What `abort` raised, if it was called."""
+        return self._abort_error
+
+    def _require_running(self) -> None:
+        if self._abort_error is not None:
+            raise self._abort_error
+        if self._status_sent:
+            raise grpc.aio.UsageError("RPC already finished.")
+
+    # The call.
+
+    def time_remaining(self) -> Any:
+        """Returns the seconds until the deadline, at least 0; None without one."""
+        return self._exchange.time_remaining()
+
+    def cancelled(self) -> bool:
+        """Returns whether the caller went away, or the handler itself set CANCELLED."""
+        if self._status_sent:
+            return status_code(self._code) is grpc.StatusCode.CANCELLED
+        return self._exchange.status is not None
+
+    def done(self) -> bool:
+        """Returns whether the handler has sent its status."""
+        return self._status_sent
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Has a callback called with this context after the handler has ended."""
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append(partial(callback, self))
+
+    def run_done_callbacks(self) -> None:
+        """Calls the callbacks."""
+        for callback in self._callbacks or ():
+            try:
+                callback()
+            except Exception:
+                _log.exception("Error in callback for method [%s]", self._method.path)
+
+    def peer(self) -> str:
+        """Returns `inprocess:`."""
+        return "inprocess:"
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        """Returns None: the transport knows no identity."""
+        return None
+
+    def peer_identity_key(self) -> str | None:
+        """Returns None: the transport knows no identity."""
+        return None
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Returns what is known of the transport's security."""
+        return {"transport_security_type": [b"inprocess"]}
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Does nothing: nothing is transported."""
+        if self._initial_sent:
+            raise RuntimeError("Compression setting must be specified before sending initial metadata")
+
+    def disable_next_message_compression(self) -> None:
+        """Does nothing: nothing is transported."""
+
+
+class RequestIterator:
+    """The request stream, for handlers that iterate it."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: ServicerContext) -> None:
+        self._context = context
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return message

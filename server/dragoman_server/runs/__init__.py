@@ -1,0 +1,1 @@
+"""The run engine: event log, folding, callers and watchers, disconnect policy."""

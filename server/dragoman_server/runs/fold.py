@@ -1,0 +1,272 @@
+"""Folding: the reducer that turns the events of a run into its record.
+
+The fold is kept current beside the event log, so that an answer never depends on which events are still kept.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+from dragoman.v1.event_pb2 import FINISH_REASON_UNSPECIFIED, FinishReason, RunEvent
+from dragoman.v1.message_pb2 import ROLE_ASSISTANT, TOOL_KIND_FUNCTION, ToolKind
+from dragoman.v1.run_pb2 import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from dragoman.v1.event_pb2 import CancelReason, TokenLogprob
+    from dragoman.v1.failure_pb2 import Failure
+    from dragoman.v1.message_pb2 import Part
+    from dragoman.v1.run_pb2 import Choice
+    from dragoman.v1.usage_pb2 import Usage
+
+CONTENT_KINDS = frozenset(
+    {"text_delta", "reasoning_delta", "refusal_delta", "audio_delta", "tool_call_started", "service_result"}
+)
+"""Kinds of events after which a failed step can no longer be tried again unseen."""
+
+
+class _Segment:
+    """A run of deltas of one kind, which becomes one part of the message."""
+
+    __slots__ = ("audio", "call", "kind", "signature", "texts")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.texts: list[str] = []
+        self.call: tuple[str, str, ToolKind] | None = None  # id, name, kind
+        self.signature = b""
+        self.audio: tuple[str, list[bytes]] | None = None  # id, data
+
+    def fill(self, part: Part) -> None:
+        text = "".join(self.texts)
+        match self.kind:
+            case "text":
+                part.text.text = text
+            case "reasoning":
+                part.reasoning.text = text
+                part.reasoning.signature = self.signature
+            case "refusal":
+                part.refusal.text = text
+            case "audio" if self.audio:
+                part.audio.transcript = text
+                if self.audio[1]:
+                    part.audio.data = b"".join(self.audio[1])
+                else:
+                    part.audio.audio_id = self.audio[0]
+            case "tool_call" if self.call:
+                call = part.tool_call
+                call.id, call.name, call.kind = self.call
+                call.arguments = text
+
+
+class _ChoiceState:
+    """One choice so far."""
+
+    __slots__ = ("calls", "finish_reason", "logprobs", "refusal_logprobs", "segments", "stop_sequence")
+
+    def __init__(self) -> None:
+        self.segments: list[_Segment] = []
+        self.calls: dict[int, _Segment] = {}
+        self.finish_reason: FinishReason = FINISH_REASON_UNSPECIFIED
+        self.stop_sequence = ""
+        self.logprobs: list[TokenLogprob] = []
+        self.refusal_logprobs: list[TokenLogprob] = []
+
+    def segment(self, kind: str) -> _Segment:
+        """Returns the open segment of a kind, or begins one."""
+        if self.segments and self.segments[-1].kind == kind:
+            return self.segments[-1]
+        segment = _Segment(kind)
+        self.segments.append(segment)
+        return segment
+
+    def fill(self, index: int, choice: Choice) -> None:
+        choice.index = index
+        choice.finish_reason = self.finish_reason
+        choice.stop_sequence = self.stop_sequence
+        choice.logprobs.extend(self.logprobs)
+        choice.refusal_logprobs.extend(self.refusal_logprobs)
+        message = choice.message
+        message.role = ROLE_ASSISTANT
+        for segment in self.segments:
+            segment.fill(message.parts.add())
+
+
+class Fold:
+    """The state of a run so far: `apply` it to every event, in order; `fill` a record at any time.
+
+    Attributes:
+        state: Where the run is.
+        has_content: Whether the model has said anything.
+        usage: What the run consumed so far, as reported.
+        last_sequence: Sequence of the newest event applied.
+    """
+
+    __slots__ = (
+        "_choices",
+        "_marks",
+        "cancel_reason",
+        "end_time",
+        "failure",
+        "has_content",
+        "last_sequence",
+        "model",
+        "provider",
+        "state",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self.state = Run.STATE_RUNNING
+        self.has_content = False
+        self.usage: Usage | None = None
+        self.failure: Failure | None = None
+        self.cancel_reason: CancelReason | None = None
+        self.end_time: Timestamp | None = None
+        self.last_sequence = 0
+        self.model = ""
+        self.provider = ""
+        self._choices: dict[int, _ChoiceState] = {}
+        self._marks: dict[str, dict[int, _ChoiceState]] = {}
+
+    def apply(self, event: RunEvent, kind: str | None) -> None:
+        """Applies one event.
+
+        Args:
+            event: The event; it is referred to, not copied, and must not change any more.
+            kind: `event.WhichOneof("kind")`, which the caller has at hand.
+        """
+        self.last_sequence = event.sequence
+        if kind == "text_delta":
+            delta = event.text_delta
+            choice = self._choice(delta.choice_index)
+            segments = choice.segments
+            segment = segments[-1] if segments and segments[-1].kind == "text" else choice.segment("text")
+            segment.texts.append(delta.text)
+            if delta.logprobs:
+                choice.logprobs.extend(delta.logprobs)
+            self.has_content = True
+        elif kind is not None and (handler := _HANDLERS.get(kind)) is not None:
+            handler(self, event)
+            if kind in CONTENT_KINDS:
+                self.has_content = True
+        elif kind is None and not event.ignorable:
+            raise ValueError(f"event {event.sequence} is of an unknown kind and not ignorable")
+
+    def finished(self, choice_index: int) -> bool:
+        """Returns whether the choice is complete."""
+        choice = self._choices.get(choice_index)
+        return choice is not None and choice.finish_reason != FINISH_REASON_UNSPECIFIED
+
+    def fill(self, run: Run) -> None:
+        """Writes the state into a record."""
+        run.state = self.state
+        run.model = self.model
+        run.provider = self.provider
+        run.last_sequence = self.last_sequence
+        if self.usage is not None:
+            run.usage.CopyFrom(self.usage)
+        if self.failure is not None:
+            run.failure.CopyFrom(self.failure)
+        if self.cancel_reason is not None:
+            run.cancel_reason = self.cancel_reason
+        if self.end_time is not None:
+            run.end_time.CopyFrom(self.end_time)
+        for index in sorted(self._choices):
+            self._choices[index].fill(index, run.choices.add())
+
+    def _choice(self, index: int) -> _ChoiceState:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _ChoiceState()
+        return choice
+
+    def _run_started(self, event: RunEvent) -> None:
+        self.model = event.run_started.model
+
+    def _step_started(self, event: RunEvent) -> None:
+        self.provider = event.step_started.provider
+        self._marks[event.step_started.step_id] = deepcopy(self._choices) if self._choices else {}
+
+    def _step_restarted(self, event: RunEvent) -> None:
+        self._choices = deepcopy(self._marks[event.step_restarted.step_id])
+
+    def _reasoning_delta(self, event: RunEvent) -> None:
+        delta = event.reasoning_delta
+        segment = self._choice(delta.choice_index).segment("reasoning")
+        segment.texts.append(delta.text)
+        if delta.signature:
+            segment.signature = delta.signature
+
+    def _refusal_delta(self, event: RunEvent) -> None:
+        delta = event.refusal_delta
+        choice = self._choice(delta.choice_index)
+        choice.segment("refusal").texts.append(delta.text)
+        choice.refusal_logprobs.extend(delta.logprobs)
+
+    def _audio_delta(self, event: RunEvent) -> None:
+        delta = event.audio_delta
+        segment = self._choice(delta.choice_index).segment("audio")
+        audio_id, data = segment.audio or ("", [])
+        if delta.data:
+            data.append(delta.data)
+        segment.audio = (delta.audio_id or audio_id, data)
+        segment.texts.append(delta.transcript)
+
+    def _tool_call_started(self, event: RunEvent) -> None:
+        started = event.tool_call_started
+        choice = self._choice(started.choice_index)
+        segment = _Segment("tool_call")
+        segment.call = (started.call_id, started.name, started.tool_kind or TOOL_KIND_FUNCTION)
+        choice.segments.append(segment)
+        choice.calls[started.call_index] = segment
+
+    def _tool_call_arguments_delta(self, event: RunEvent) -> None:
+        delta = event.tool_call_arguments_delta
+        self._choice(delta.choice_index).calls[delta.call_index].texts.append(delta.arguments)
+
+    def _choice_finished(self, event: RunEvent) -> None:
+        finished = event.choice_finished
+        choice = self._choice(finished.choice_index)
+        choice.finish_reason = finished.finish_reason
+        choice.stop_sequence = finished.stop_sequence
+
+    def _usage_reported(self, event: RunEvent) -> None:
+        self.usage = event.usage_reported.run_total
+
+    def _run_completed(self, event: RunEvent) -> None:
+        self.state, self.end_time = Run.STATE_COMPLETED, event.event_time
+
+    def _run_failed(self, event: RunEvent) -> None:
+        self.state, self.end_time = Run.STATE_FAILED, event.event_time
+        self.failure = event.run_failed.failure
+
+    def _run_cancelled(self, event: RunEvent) -> None:
+        self.state, self.end_time = Run.STATE_CANCELLED, event.event_time
+        self.cancel_reason = event.run_cancelled.reason
+
+
+_HANDLERS: dict[str, Callable[[Fold, RunEvent], None]] = {
+    field.name: handler
+    for field in RunEvent.DESCRIPTOR.oneofs_by_name["kind"].fields
+    if (handler := getattr(Fold, f"_{field.name}", None)) is not None
+}
+"""What each kind does to the state; kinds without an entry (progress, artifacts) leave the record as it is."""
+
+
+def fold(events: Iterable[RunEvent]) -> Run:
+    """Returns the record that events amount to, without what no event carries (id, labels, time of creation).
+
+    Raises:
+        ValueError: If an event is of a kind that this reader does not know and that may not be skipped.
+    """
+    state = Fold()
+    for event in events:
+        state.apply(event, event.WhichOneof("kind"))
+    run = Run()
+    state.fill(run)
+    return run

@@ -1,0 +1,243 @@
+"""The event log of a run: numbering, a bounded ring of batches, and delivery to watchers.
+
+Appending is synchronous and delivers in the same call chain. It may re-enter: a watcher that leaves, or a run that is
+cancelled from inside a delivery, appends or detaches while the outer append is still delivering. Hence one rule: only
+the outermost call delivers, and it goes on until every watcher has everything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from dragoman_server.errors import WatcherTooSlow
+from dragoman_server.providers.base import EventBatch
+from dragoman_server.runs.finished import evicted
+from dragoman_server.runs.fold import Fold
+
+if TYPE_CHECKING:
+    from dragoman_server.errors import DragomanError
+    from dragoman_server.runs.retention import Budget
+    from dragoman_server.settings import RunSettings
+
+
+class Watcher(Protocol):
+    """Receives the events of a log: a sink, so it never raises, never blocks and never calls back into the run."""
+
+    def on_batch(self, batch: EventBatch) -> None:
+        """Takes the next events. The batch is shared: reading is free, changing it is forbidden."""
+
+    def on_closed(self, error: DragomanError | None) -> None:
+        """Takes the end, once and last: None after the terminal event, else why the watcher was dropped."""
+
+
+_Entry = tuple[int, int, int, EventBatch]
+"""A batch in the ring: its first and last sequence, its size in bytes, and itself."""
+
+
+class Subscription:
+    """A watcher's place in a log."""
+
+    __slots__ = ("closed", "held", "log", "next_sequence", "watcher")
+
+    def __init__(self, log: EventLog, watcher: Watcher, next_sequence: int) -> None:
+        self.log = log
+        self.watcher = watcher
+        self.next_sequence = next_sequence
+        self.held = False
+        self.closed = False
+
+    def hold(self) -> None:
+        """Stops deliveries until `release`; the watcher may meanwhile fall out of the ring."""
+        self.held = True
+
+    def release(self) -> None:
+        """Lifts `hold`, and delivers what has come up."""
+        self.held = False
+        if not self.closed:
+            self.log.deliver()
+
+    def drop(self, error: DragomanError | None) -> None:
+        """Ends the subscription, telling the watcher why. Repeatable."""
+        if not self.closed:
+            self.detach()
+            self.watcher.on_closed(error)
+
+    def detach(self) -> None:
+        """Ends the subscription from the watcher's side: it hears nothing more. Repeatable."""
+        if not self.closed:
+            self.closed = True
+            self.log.subscriptions = tuple(other for other in self.log.subscriptions if other is not self)
+
+
+class EventLog:
+    """The events of one run.
+
+    Attributes:
+        fold: The state that all events so far amount to.
+        last_sequence: Sequence of the newest event; 0 if there is none.
+        first_sequence: Sequence of the oldest event in the ring; `last_sequence + 1` if the ring is empty.
+        subscriptions: Who watches.
+        closed: Whether the terminal event was appended.
+    """
+
+    __slots__ = (
+        "_again",
+        "_budget",
+        "_bytes",
+        "_delivering",
+        "_limits",
+        "_ring",
+        "closed",
+        "first_sequence",
+        "fold",
+        "last_sequence",
+        "run_id",
+        "subscriptions",
+    )
+
+    def __init__(self, run_id: str, limits: RunSettings, budget: Budget) -> None:
+        self.run_id = run_id
+        self.fold = Fold()
+        self.last_sequence = 0
+        self.first_sequence = 1
+        self.subscriptions: tuple[Subscription, ...] = ()  # replaced, never changed: deliveries iterate over it
+        self.closed = False
+        self._limits = limits
+        self._budget = budget
+        self._ring: deque[_Entry] = deque()
+        self._bytes = 0
+        self._delivering = False
+        self._again = False
+
+    def append(self, batch: EventBatch, *, close: bool = False) -> None:
+        """Numbers, stamps and folds the events of a batch, keeps it and delivers it. Takes the batch over.
+
+        Args:
+            batch: One or more events. Ignored if the log is closed: nothing follows a terminal event.
+            close: Whether the last event is terminal.
+        """
+        if self.closed:
+            return
+        batch.run_id = self.run_id
+        first = self.last_sequence + 1
+        sequence = self.last_sequence
+        now = time.time_ns()
+        seconds, nanos = now // 1_000_000_000, now % 1_000_000_000
+        apply = self.fold.apply
+        for event in batch.events:
+            sequence += 1
+            event.sequence = sequence
+            stamp = event.event_time
+            stamp.seconds = seconds
+            stamp.nanos = nanos
+            apply(event, event.WhichOneof("kind"))
+        self.last_sequence = sequence
+        self.closed = close
+        size = batch.ByteSize()
+        self._ring.append((first, sequence, size, batch))
+        self._bytes += size
+        self._budget.take(size)
+        if self._bytes > self._limits.ring_bytes or sequence - self.first_sequence >= self._limits.ring_events:
+            self._evict()
+        if self.subscriptions:
+            self.deliver()
+
+    def subscribe(self, watcher: Watcher, after_sequence: int) -> Subscription:
+        """Attaches a watcher and delivers what it has missed, within this call.
+
+        Raises:
+            EventsEvicted: If the event after `after_sequence` is no longer kept, or lies beyond the next one.
+        """
+        wanted = after_sequence + 1
+        if not self.first_sequence <= wanted <= self.last_sequence + 1:
+            raise evicted(self.run_id, wanted, self.first_sequence, self.last_sequence)
+        subscription = Subscription(self, watcher, wanted)
+        self.subscriptions = (*self.subscriptions, subscription)
+        self.deliver()
+        return subscription
+
+    def deliver(self) -> None:
+        """Gives every watcher all that it can take."""
+        if self._delivering:
+            self._again = True
+            return
+        self._delivering = True
+        try:
+            self._again = True
+            while self._again:
+                self._again = False
+                for subscription in self.subscriptions:
+                    self._pump(subscription)
+        finally:
+            self._delivering = False
+
+    def clear(self) -> None:
+        """Lets go of all kept events; the fold stays. Watchers that still lag are dropped."""
+        self._ring.clear()
+        self._budget.give(self._bytes)
+        self._bytes = 0
+        self.first_sequence = self.last_sequence + 1
+        self.deliver()
+
+    def trim(self) -> None:
+        """Lets go of all kept events but the newest batch."""
+        while len(self._ring) > 1:
+            self._evict_oldest()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the kept events, in bytes."""
+        return self._bytes
+
+    def _pump(self, subscription: Subscription) -> None:
+        """Delivers to one watcher until it has all, holds, or left."""
+        while not subscription.held and not subscription.closed:
+            wanted = subscription.next_sequence
+            if wanted > self.last_sequence:
+                if self.closed:
+                    subscription.drop(None)
+                return
+            if wanted < self.first_sequence:
+                subscription.drop(self._too_slow(wanted))
+                return
+            entry = self._ring[-1]
+            if wanted != entry[0]:
+                entry = self._find(wanted)
+            first, last, _, batch = entry
+            subscription.next_sequence = last + 1
+            subscription.watcher.on_batch(batch if wanted == first else _tail(batch, wanted - first))
+
+    def _find(self, sequence: int) -> _Entry:
+        """Returns the kept entry with a sequence, searching from the newest: a watcher seldom lags far."""
+        for entry in reversed(self._ring):
+            if entry[0] <= sequence:
+                return entry
+        raise AssertionError("sequence is kept")  # the caller compared it with first_sequence
+
+    def _evict(self) -> None:
+        """Lets go of the oldest batches until the bounds hold; the newest stays, whatever its size."""
+        limits = self._limits
+        while len(self._ring) > 1 and (
+            self._bytes > limits.ring_bytes or self.last_sequence - self.first_sequence >= limits.ring_events
+        ):
+            self._evict_oldest()
+
+    def _evict_oldest(self) -> None:
+        _, last, size, _ = self._ring.popleft()
+        self._bytes -= size
+        self._budget.give(size)
+        self.first_sequence = last + 1
+
+    def _too_slow(self, wanted: int) -> WatcherTooSlow:
+        return WatcherTooSlow(
+            f"the reader of run {self.run_id} fell behind: event {wanted} is no longer kept; "
+            f"resume after {self.first_sequence - 1}",
+            metadata={"run_id": self.run_id, "first_available_sequence": str(self.first_sequence)},
+        )
+
+
+def _tail(batch: EventBatch, start: int) -> EventBatch:
+    """Returns a copy of a batch from an index on."""
+    return EventBatch(run_id=batch.run_id, events=batch.events[start:])

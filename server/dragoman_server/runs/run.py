@@ -1,0 +1,316 @@
+"""One run while it is kept: its log, its callers, and the rules by which it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from dragoman.reasons import Reason
+from dragoman.v1.event_pb2 import CANCEL_REASON_DISCONNECTED, CancelReason
+from dragoman.v1.run_pb2 import (
+    DISCONNECT_POLICY_CANCEL,
+    DISCONNECT_POLICY_DETACH_FOR,
+    DisconnectPolicy,
+    Run,
+)
+from dragoman_server.errors import DeadlineExceeded, DragomanError, WatcherTooSlow
+from dragoman_server.providers.base import EventBatch
+from dragoman_server.runs.log import EventLog, Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dragoman.v1.failure_pb2 import Failure
+    from dragoman_server.caller import Caller
+    from dragoman_server.runs.log import Watcher
+    from dragoman_server.runs.retention import Budget
+    from dragoman_server.settings import RunSettings
+
+DEADLINE_SLACK_SECONDS = 0.05
+"""How far two timers of one deadline may lie apart: a caller that goes this shortly before it went because of it, and a
+run ends this much after it, so that its caller sees the deadline of the call and not the failure of the run."""
+
+
+class Work(Protocol):
+    """What a run does. It appends events through the run, and ends it with `complete` or `fail`."""
+
+    def cancel(self) -> None:
+        """Stops the work; the run has ended already, and whatever still comes is ignored."""
+
+    def pause(self) -> None:
+        """Asks to hold back events."""
+
+    def resume(self) -> None:
+        """Lifts `pause`."""
+
+    def final_events(self, batch: EventBatch) -> None:
+        """Adds what must precede the terminal event of a run that fails or is cancelled: the usage so far."""
+
+
+class LiveRun:
+    """One run.
+
+    Callers (of ExecuteRun and StreamRun) count for the disconnect policy; watchers do not. The work is set by whoever
+    starts the run, before any event is appended.
+
+    Attributes:
+        id: The run's id.
+        account_id: The account that the run belongs to.
+        log: Its events and their fold.
+        create_micros: When it was accepted, in microseconds since the epoch.
+        idempotency_key: Under which a duplicate request finds it, or None.
+        fingerprint: What a duplicate's spec must be equal to.
+    """
+
+    __slots__ = (
+        "_callers",
+        "_deadline_timer",
+        "_detach_timer",
+        "_detach_ttl",
+        "_held",
+        "_limits",
+        "_on_end",
+        "_on_settled",
+        "_paused",
+        "_policy",
+        "_record",
+        "_waiters",
+        "_work",
+        "account_id",
+        "create_micros",
+        "fingerprint",
+        "id",
+        "idempotency_key",
+        "labels",
+        "log",
+    )
+
+    def __init__(
+        self,
+        run_id: str,
+        caller: Caller,
+        limits: RunSettings,
+        budget: Budget,
+        *,
+        policy: DisconnectPolicy,
+        detach_ttl: float,
+        create_micros: int,
+        labels: Mapping[str, str],
+        on_end: Callable[[LiveRun], None],
+        on_settled: Callable[[LiveRun], None],
+    ) -> None:
+        self.id = run_id
+        self.account_id = caller.account_id
+        self.log = EventLog(run_id, limits, budget)
+        self.create_micros = create_micros
+        self.labels = labels
+        self.idempotency_key: tuple[str, str, str] | None = None
+        self.fingerprint = b""
+        self._limits = limits
+        self._policy = policy
+        self._detach_ttl = detach_ttl
+        self._on_end = on_end
+        self._on_settled = on_settled
+        self._work: Work | None = None
+        self._callers = 0
+        self._held: dict[Subscription, asyncio.TimerHandle] = {}
+        self._paused = False
+        self._detach_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self._record: Run | None = None
+
+    # ------------------------------------------------------------------ work
+
+    def begin(self, work: Work, deadline: float | None) -> None:
+        """Sets the work, and the loop time from which on the run fails with DEADLINE_EXCEEDED."""
+        self._work = work
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._deadline_timer = loop.call_at(deadline + DEADLINE_SLACK_SECONDS, self._expire)
+
+    def abandon(self) -> None:
+        """Takes back `begin`: the work was refused, and no event was appended."""
+        self._work = None
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event was appended."""
+        return self.log.closed
+
+    def append(self, batch: EventBatch) -> None:
+        """Appends events of the work."""
+        self.log.append(batch)
+
+    def complete(self, batch: EventBatch) -> None:
+        """Ends the run well; the batch holds the last events before the terminal one, if any."""
+        batch.events.add().run_completed.SetInParent()
+        self._end(batch)
+
+    def fail(self, failure: Failure) -> None:
+        """Ends the run with a failure and stops its work."""
+        batch = self._final_batch()
+        batch.events.add().run_failed.failure.CopyFrom(failure)
+        self._end(batch, stop=True)
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Ends the run, unless it has ended, and stops its work."""
+        batch = self._final_batch()
+        batch.events.add().run_cancelled.reason = reason
+        self._end(batch, stop=True)
+
+    def _final_batch(self) -> EventBatch:
+        batch = EventBatch()
+        if self._work is not None and not self.ended:
+            self._work.final_events(batch)
+        return batch
+
+    def _end(self, batch: EventBatch, *, stop: bool = False) -> None:
+        if self.ended:
+            return
+        work, self._work = self._work, None
+        for timer in (self._detach_timer, self._deadline_timer):
+            if timer is not None:
+                timer.cancel()
+        self.log.append(batch, close=True)
+        if stop and work is not None:
+            work.cancel()
+        self._record = self._build_record()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+        self._on_end(self)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Lets go of the events of a run that nobody can come back to, once it has ended and its readers are gone."""
+        volatile = self._policy == DISCONNECT_POLICY_CANCEL and self.idempotency_key is None
+        if volatile and self._record is not None and not self.log.subscriptions:
+            self._record.first_available_sequence = self.log.last_sequence + 1
+            self._on_settled(self)
+
+    def _expire(self) -> None:
+        message = "the deadline of the run is over; ask for less, or allow more time"
+        self.fail(DeadlineExceeded(message, metadata={"run_id": self.id}).to_failure())
+
+    # ------------------------------------------------------------------ callers and watchers
+
+    def add_caller(self) -> None:
+        """Counts a caller: ExecuteRun and StreamRun, for as long as they last."""
+        self._callers += 1
+        if self._detach_timer is not None:
+            self._detach_timer.cancel()
+            self._detach_timer = None
+
+    def remove_caller(self) -> None:
+        """Takes note that a caller has gone; when it was the last one, the disconnect policy acts."""
+        self._callers -= 1
+        if self._callers == 0 and not self.ended:
+            self.left_alone()
+
+    def left_alone(self) -> None:
+        """Applies the disconnect policy: no caller is there."""
+        loop = asyncio.get_running_loop()
+        timer = self._deadline_timer
+        if timer is not None and timer.when() - loop.time() <= 2 * DEADLINE_SLACK_SECONDS:
+            self._expire()
+        elif self._policy == DISCONNECT_POLICY_CANCEL:
+            self.cancel(CANCEL_REASON_DISCONNECTED)
+        elif self._policy == DISCONNECT_POLICY_DETACH_FOR:
+            self._detach_timer = loop.call_later(self._detach_ttl, self.cancel, CANCEL_REASON_DISCONNECTED)
+
+    def watch(self, watcher: Watcher, after_sequence: int) -> Subscription:
+        """Attaches a watcher; see `EventLog.subscribe`."""
+        subscription = self.log.subscribe(watcher, after_sequence)
+        self._balance()
+        return subscription
+
+    def unwatch(self, subscription: Subscription) -> None:
+        """Detaches a watcher that leaves by itself. Repeatable."""
+        self._forget_hold(subscription)
+        subscription.detach()
+        self._balance()
+        self._settle()
+
+    def hold(self, subscription: Subscription) -> None:
+        """A reader is slow: its deliveries stop, and the work with them if nobody else needs it to go on."""
+        if subscription.closed or subscription in self._held:
+            return
+        subscription.hold()
+        loop = asyncio.get_running_loop()
+        self._held[subscription] = loop.call_later(self._limits.slow_reader_timeout, self._give_up_on, subscription)
+        self._balance()
+
+    def release(self, subscription: Subscription) -> None:
+        """A slow reader has caught up."""
+        if self._forget_hold(subscription):
+            subscription.release()
+            self._balance()
+
+    def _give_up_on(self, subscription: Subscription) -> None:
+        self._held.pop(subscription, None)
+        seconds = self._limits.slow_reader_timeout
+        error = WatcherTooSlow(
+            f"the reader of run {self.id} took nothing for {seconds:g} s; resume after the last event that it has",
+            metadata={"run_id": self.id},
+        )
+        subscription.drop(error)
+        self._balance()
+
+    def _forget_hold(self, subscription: Subscription) -> bool:
+        timer = self._held.pop(subscription, None)
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
+
+    def _balance(self) -> None:
+        """Pauses the work while its only reader, the sole caller of a CANCEL run, is slow; else lets it go on."""
+        readers = self.log.subscriptions
+        pause = (
+            len(readers) == 1 and readers[0].held and self._callers == 1 and self._policy == DISCONNECT_POLICY_CANCEL
+        )
+        if pause != self._paused and self._work is not None:
+            self._paused = pause
+            (self._work.pause if pause else self._work.resume)()
+
+    # ------------------------------------------------------------------ record
+
+    async def wait_ended(self) -> None:
+        """Returns when the run has ended."""
+        if not self.ended:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    @property
+    def failed_unseen(self) -> bool:
+        """Whether the run ended so that the same request id may be used again: nothing of it was worth keeping."""
+        fold = self.log.fold
+        if fold.state == Run.STATE_CANCELLED:
+            return fold.cancel_reason == CANCEL_REASON_DISCONNECTED
+        return fold.state == Run.STATE_FAILED and not fold.has_content
+
+    def record(self) -> Run:
+        """Returns the record so far. That of a finished run is shared: reading is free, changing it is forbidden."""
+        return self._record if self._record is not None else self._build_record()
+
+    def _build_record(self) -> Run:
+        run = Run()
+        run.id = self.id
+        created = run.create_time
+        created.seconds, micros = divmod(self.create_micros, 1_000_000)
+        created.nanos = micros * 1000
+        if self.labels:
+            run.labels.update(self.labels)
+        self.log.fold.fill(run)
+        run.first_available_sequence = self.log.first_sequence
+        return run
+
+
+def internal_failure(error: Exception) -> Failure:
+    """Returns what a run fails with when this server is at fault; the details go to the log, not to the client."""
+    message = f"an internal error ended the run ({type(error).__name__}); the server's log has the details"
+    return DragomanError(message, reason=Reason.INTERNAL).to_failure()

@@ -1,0 +1,247 @@
+"""The run engine's door: starts, finds, lists and cancels runs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from dragoman.reasons import Reason
+from dragoman.v1.event_pb2 import CancelReason
+from dragoman.v1.run_pb2 import (
+    DISCONNECT_POLICY_CANCEL,
+    DISCONNECT_POLICY_DETACH_FOR,
+    DISCONNECT_POLICY_UNSPECIFIED,
+    DisconnectPolicy,
+)
+from dragoman_server.errors import IdempotencyConflict, InvalidRequest, NotFound, Unavailable
+from dragoman_server.ids import new_id
+from dragoman_server.runs.chat import ChatWork
+from dragoman_server.runs.retention import Budget, Retention
+from dragoman_server.runs.run import LiveRun
+from dragoman_server.runs.validation import check_request
+from dragoman_server.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dragoman.v1.run_pb2 import Run, RunSpec
+    from dragoman_server.caller import Caller
+    from dragoman_server.catalog.service import Catalog
+    from dragoman_server.clock import Clock
+    from dragoman_server.runs.finished import KeptRun
+    from dragoman_server.settings import LimitSettings, RunSettings
+
+logger = get_logger(__name__)
+
+SWEEP_SECONDS = 1.0
+
+
+class StartOptions(NamedTuple):
+    """How a call starts a run.
+
+    Attributes:
+        method: Name of the RPC; request ids are scoped by it.
+        request_id: The idempotency key, or empty.
+        default_policy: The disconnect policy if neither the spec nor a request id says.
+        incremental: Whether the caller reads along.
+        time_remaining: Seconds until the call's deadline, or None.
+    """
+
+    method: str
+    request_id: str = ""
+    default_policy: DisconnectPolicy = DISCONNECT_POLICY_CANCEL
+    incremental: bool = True
+    time_remaining: float | None = None
+
+
+class Runs:
+    """All runs of a server.
+
+    Args:
+        settings: How runs are kept.
+        limits: How many there may be.
+        catalog: Who answers for a model.
+        clock: The time, for records.
+        on_end: Called with the record of each run that ends, for metrics.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        limits: LimitSettings,
+        catalog: Catalog,
+        clock: Clock,
+        on_end: Callable[[Run], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._catalog = catalog
+        self._clock = clock
+        self._report_end = on_end
+        self._budget = Budget(settings.total_bytes)
+        self._kept = Retention(self._budget, settings.retention, self._free_request_id)
+        self._by_request: dict[tuple[str, str, str], LiveRun] = {}
+        self._draining = False
+        self._idle: asyncio.Event | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def active(self) -> int:
+        """Number of runs that go on."""
+        return self._kept.active
+
+    @property
+    def kept_bytes(self) -> int:
+        """What all kept runs take together, in bytes."""
+        return self._budget.used
+
+    def start(self, caller: Caller, spec: RunSpec, options: StartOptions) -> LiveRun:
+        """Starts a run, or returns the one that the same request id started before.
+
+        Raises:
+            InvalidRequest: If the spec breaks a rule.
+            NotFound: If there is no such model.
+            IdempotencyConflict: If the request id was used with another spec.
+            Unavailable: If there is no room for the run, the model is not ready, or the server shuts down.
+        """
+        check_request(spec, options.request_id)
+        key = (caller.account_id, options.method, options.request_id) if options.request_id else None
+        fingerprint = b""
+        if key is not None:
+            fingerprint = hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()
+            if (known := self._by_request.get(key)) is not None:
+                return _same(known, fingerprint, options.request_id)
+        self._check_room()
+        target = self._catalog.resolve(spec.chat.model)
+        policy, detach_ttl = self._policy(spec, options)
+        run = LiveRun(
+            new_id("run"),
+            caller,
+            self._settings,
+            self._budget,
+            policy=policy,
+            detach_ttl=detach_ttl,
+            create_micros=int(self._clock() * 1_000_000),
+            labels=spec.labels,
+            on_end=self._ended,
+            on_settled=self._kept.reduce,
+        )
+        run.idempotency_key, run.fingerprint = key, fingerprint
+        work = ChatWork(run, spec.chat, target, incremental=options.incremental or key is not None)
+        run.begin(work, self._deadline(spec, options))
+        try:
+            work.begin()
+        except BaseException:
+            run.abandon()
+            raise
+        self._kept.add(run)
+        if key is not None:
+            self._by_request[key] = run
+        if options.default_policy != DISCONNECT_POLICY_CANCEL:
+            run.left_alone()  # nobody waits for a run that was only started
+        self._sweep_later()
+        return run
+
+    def get(self, caller: Caller, run_id: str) -> KeptRun:
+        """Returns a kept run of the caller's account.
+
+        Raises:
+            NotFound: If there is none (RUN_NOT_FOUND).
+        """
+        run = self._kept.get(run_id)
+        if run is None or run.account_id != caller.account_id:
+            raise NotFound(
+                f"the run `{run_id}` does not exist or is no longer kept",
+                reason=Reason.RUN_NOT_FOUND,
+                field="run_id",
+                metadata={"run_id": run_id},
+            )
+        return run
+
+    def list(self, caller: Caller, limit: int, before_id: str = "") -> list[KeptRun]:
+        """Returns kept runs of the caller's account, newest first: at most `limit`, older than a given one."""
+        found: list[KeptRun] = []
+        for run in self._kept.newest_first():
+            if run.account_id == caller.account_id and (not before_id or run.id < before_id):
+                found.append(run)
+                if len(found) == limit:
+                    break
+        return found
+
+    async def drain(self, timeout: float) -> None:
+        """Takes no new runs, waits up to `timeout` seconds for the others to end, then cancels what is left."""
+        self._draining = True
+        if self.active:
+            self._idle = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout)
+            except TimeoutError:
+                logger.warning("cancelling runs that did not end in time", runs=self.active)
+        for run in self._kept.active_runs():
+            run.cancel(CancelReason.CANCEL_REASON_SHUTDOWN)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    def _check_room(self) -> None:
+        if self._draining:
+            raise Unavailable("the server is shutting down; try again", reason=Reason.SHUTTING_DOWN, retry_after=1)
+        if self.active >= self._limits.max_active_runs or self._kept.full:
+            raise Unavailable("the server has as many runs as it can take; try again", retry_after=1)
+
+    def _policy(self, spec: RunSpec, options: StartOptions) -> tuple[DisconnectPolicy, float]:
+        """Returns the disconnect policy and how long DETACH_FOR lasts, in seconds."""
+        policy = spec.disconnect_policy
+        if policy == DISCONNECT_POLICY_CANCEL and options.default_policy != policy:
+            raise InvalidRequest(
+                f"`spec.disconnect_policy` CANCEL makes no sense with {options.method}: nobody waits for the run",
+                field="spec.disconnect_policy",
+            )
+        if policy == DISCONNECT_POLICY_UNSPECIFIED:
+            policy = options.default_policy
+            if options.request_id and policy == DISCONNECT_POLICY_CANCEL:
+                return DISCONNECT_POLICY_DETACH_FOR, self._settings.detach_ttl
+        return policy, spec.detach_ttl.ToNanoseconds() / 1e9 if spec.HasField("detach_ttl") else 0.0
+
+    def _deadline(self, spec: RunSpec, options: StartOptions) -> float | None:
+        """Returns the loop time at which the run must be over, if any."""
+        seconds = options.time_remaining
+        if spec.HasField("timeout"):
+            own = spec.timeout.ToNanoseconds() / 1e9
+            seconds = own if seconds is None else min(own, seconds)
+        return None if seconds is None else asyncio.get_running_loop().time() + seconds
+
+    def _ended(self, run: LiveRun) -> None:
+        self._kept.finish(run, asyncio.get_running_loop().time())
+        if run.failed_unseen:
+            self._free_request_id(run)
+        if self._report_end is not None:
+            self._report_end(run.record())
+        if self._idle is not None and not self.active:
+            self._idle.set()
+
+    def _free_request_id(self, run: LiveRun) -> None:
+        key = run.idempotency_key
+        if key is not None and self._by_request.get(key) is run:
+            del self._by_request[key]
+
+    def _sweep_later(self) -> None:
+        """Makes sure that finished runs are swept: a timer runs while there are any runs."""
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        self._kept.sweep(asyncio.get_running_loop().time())
+        if self._kept:
+            self._sweep_later()
+
+
+def _same(run: LiveRun, fingerprint: bytes, request_id: str) -> LiveRun:
+    if run.fingerprint != fingerprint:
+        raise IdempotencyConflict(
+            f"the request id `{request_id}` was used with another request; use a new one",
+            field="request_id",
+            metadata={"run_id": run.id},
+        )
+    return run

@@ -1,0 +1,83 @@
+"""Requests leave nothing to the garbage collector, which a server therefore runs seldom."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dragoman.v1.run_service_pb2 import ExecuteRunRequest, StreamRunRequest, StreamRunResponse
+from dragoman.v1.run_service_pb2_grpc import RunServiceStub
+from dragoman_edge.app import start_edge
+from dragoman_edge.settings import EdgeSettings
+from tests.support.core import KEY, METADATA, running_core
+from tests.support.runs import chat_spec
+
+REQUESTS = 20
+
+
+@pytest.fixture
+def garbage() -> Iterator[list[object]]:
+    """Keeps whatever the collector finds; nothing is collected meanwhile."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield gc.garbage
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def found(garbage: list[object]) -> list[str]:
+    gc.collect()
+    return sorted({type(thing).__qualname__ for thing in garbage})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_run_in_the_process_leaves_no_cycles(stream: bool, garbage: list[object]) -> None:
+    async with running_core() as core:
+        stub = RunServiceStub(core.channel())
+        gc.collect()
+        garbage.clear()
+        for _ in range(REQUESTS):
+            if stream:
+                call = stub.StreamRun(StreamRunRequest(spec=chat_spec("hi")), metadata=METADATA)
+                assert [type(batch) async for batch in call][0] is StreamRunResponse
+            else:
+                await stub.ExecuteRun(ExecuteRunRequest(spec=chat_spec("hi")), metadata=METADATA)
+        await asyncio.sleep(0.05)
+        assert found(garbage) == []
+
+
+@pytest.mark.parametrize("stream", [b"false", b"true"])
+async def test_a_request_over_rest_leaves_no_cycles(stream: bytes, garbage: list[object]) -> None:
+    body = b'{"stream": %b, "messages": [{"role": "user", "content": "hi"}]}' % stream
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    async with running_core() as core:
+        settings = EdgeSettings(host="127.0.0.1", port=0)
+        edge = await start_edge(core.channel(), settings, CollectorRegistry())
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+        end = b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream == b"true" else b'"usage"'
+        for number in range(REQUESTS + 1):
+            writer.write(head.encode() + body)
+            answer = b""
+            while end not in answer:
+                piece = await reader.read(65536)
+                assert piece
+                answer += piece
+            await asyncio.sleep(0.01)
+            if number == 0:  # the first one fills caches
+                gc.collect()
+                garbage.clear()
+        assert found(garbage) == []
+        writer.close()
+        await writer.wait_closed()
+        await edge.stop()

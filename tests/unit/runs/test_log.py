@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman_server.errors import EventsEvicted, WatcherTooSlow
+from dragoman_server.providers.base import EventBatch
+from dragoman_server.runs.log import EventLog, Subscription
+from dragoman_server.runs.retention import Budget
+from dragoman_server.settings import RunSettings
+from tests.support.runs import Collector, text_batch
+
+
+def make_log(limit: int = 1 << 30, **settings: int) -> EventLog:
+    return EventLog("run_1", RunSettings(**settings), Budget(limit))
+
+
+def end(log: EventLog) -> None:
+    batch = EventBatch()
+    batch.events.add().run_completed.SetInParent()
+    log.append(batch, close=True)
+
+
+def test_sequences_start_at_one_and_have_no_gaps() -> None:
+    log, watcher = make_log(), Collector()
+    log.subscribe(watcher, 0)
+    log.append(text_batch("a", "b"))
+    log.append(text_batch("c"))
+    end(log)
+    assert watcher.sequences == [1, 2, 3, 4]
+    assert watcher.closed == 1
+    assert watcher.error is None
+    assert all(event.event_time.seconds > 1_600_000_000 for event in watcher.events)
+    assert {batch.run_id for batch in watcher.batches} == {"run_1"}
+
+
+def test_nothing_follows_the_terminal_event() -> None:
+    log, watcher = make_log(), Collector()
+    end(log)
+    log.append(text_batch("late"))
+    log.subscribe(watcher, 0)
+    assert watcher.kinds == ["run_completed"]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=12),
+    after=st.integers(0, 60),
+    joins_at=st.integers(0, 12),
+)
+def test_replay_then_follow_has_no_gap_and_no_duplicate(sizes: list[int], after: int, joins_at: int) -> None:
+    log, watcher = make_log(), Collector()
+    joined = False
+    for number, size in enumerate([*sizes, 0]):
+        if number == min(joins_at, len(sizes)):
+            after = min(after, log.last_sequence)
+            log.subscribe(watcher, after)
+            joined = True
+        if size:
+            log.append(text_batch(*(f"{number}." for _ in range(size))))
+    end(log)
+    assert joined
+    assert watcher.sequences == list(range(after + 1, sum(sizes) + 2))
+
+
+def test_the_ring_is_bounded_by_count_and_says_what_is_left() -> None:
+    log = make_log(ring_events=4)
+    for number in range(10):
+        log.append(text_batch(str(number)))
+    assert log.first_sequence == 7
+    watcher = Collector()
+    log.subscribe(watcher, 6)
+    assert watcher.text == "6789"
+    with pytest.raises(EventsEvicted) as caught:
+        log.subscribe(Collector(), 5)
+    assert caught.value.metadata["first_available_sequence"] == "7"
+    assert log.fold.last_sequence == 10
+
+
+def test_the_ring_is_bounded_by_bytes_and_keeps_the_newest_batch() -> None:
+    log = make_log(ring_bytes=1000)
+    for _ in range(5):
+        log.append(text_batch("x" * 400))
+    assert log.kept_bytes <= 1000
+    log.append(text_batch("y" * 5000))
+    assert log.first_sequence == log.last_sequence == 6
+
+
+def test_an_offset_beyond_the_newest_event_is_refused() -> None:
+    log = make_log()
+    log.append(text_batch("a"))
+    with pytest.raises(EventsEvicted):
+        log.subscribe(Collector(), 2)
+
+
+def test_a_held_watcher_catches_up_when_released() -> None:
+    log, watcher = make_log(), Collector()
+    subscription = log.subscribe(watcher, 0)
+    log.append(text_batch("a"))
+    subscription.hold()
+    log.append(text_batch("b"))
+    log.append(text_batch("c"))
+    assert watcher.text == "a"
+    subscription.release()
+    assert watcher.text == "abc"
+
+
+def test_a_watcher_that_falls_out_of_the_ring_is_told_so() -> None:
+    log, slow, quick = make_log(ring_events=2), Collector(), Collector()
+    subscription = log.subscribe(slow, 0)
+    log.subscribe(quick, 0)
+    subscription.hold()
+    for number in range(5):
+        log.append(text_batch(str(number)))
+    subscription.release()
+    assert isinstance(slow.error, WatcherTooSlow)
+    assert slow.closed == 1
+    assert quick.text == "01234"
+    log.append(text_batch("5"))
+    assert quick.text == "012345"
+
+
+class Reentrant(Collector):
+    """A watcher that acts on the log from inside a delivery."""
+
+    def __init__(self, log: EventLog, at: int, action: str) -> None:
+        super().__init__()
+        self.log = log
+        self.at = at
+        self.action = action
+        self.subscription: Subscription | None = None
+
+    def on_batch(self, batch: EventBatch) -> None:
+        super().on_batch(batch)
+        if self.at in [event.sequence for event in batch.events]:
+            match self.action:
+                case "append":
+                    self.log.append(text_batch("!"))
+                case "close":
+                    end(self.log)
+                case "leave" if self.subscription:
+                    self.subscription.detach()
+
+
+@pytest.mark.parametrize("action", ["append", "close", "leave"])
+@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_reentering_deliveries_keep_every_other_watcher_whole(action: str, at: int, position: int) -> None:
+    log = make_log()
+    watchers: list[Collector] = [Collector(), Collector()]
+    acting = Reentrant(log, at, action)
+    watchers.insert(position, acting)
+    for watcher in watchers:
+        subscription = log.subscribe(watcher, 0)
+        if watcher is acting:
+            acting.subscription = subscription
+    for number in range(6):
+        log.append(text_batch(str(number)))
+    end(log)
+    for watcher in watchers:
+        if watcher is acting and action == "leave":
+            assert watcher.sequences == list(range(1, at + 1))
+            assert watcher.closed == 0
+        else:
+            assert watcher.sequences == list(range(1, log.last_sequence + 1))
+            assert watcher.closed == 1
+            assert watcher.kinds[-1] == "run_completed"
+
+
+def test_a_budget_counts_what_is_kept() -> None:
+    budget = Budget(1 << 20)
+    log = EventLog("run_1", RunSettings(ring_events=3), budget)
+    for _ in range(10):
+        log.append(text_batch("x" * 100))
+    assert budget.used == log.kept_bytes > 300
+    log.clear()
+    assert budget.used == 0
+    assert log.first_sequence == log.last_sequence + 1

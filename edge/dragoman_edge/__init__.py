@@ -1,0 +1,1 @@
+"""The REST edge: translates client dialects to the contract and back."""

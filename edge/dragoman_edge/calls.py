@@ -1,0 +1,148 @@
+"""Calls to the core, and what their failures mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from dragoman.reasons import Reason
+from dragoman.streaming import StreamRpc
+from dragoman.v1 import catalog_service_pb2_grpc, run_service_pb2, run_service_pb2_grpc
+from dragoman.v1.event_pb2 import CancelReason
+from dragoman_edge.errors import EdgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from dragoman.streaming import Metadata
+    from dragoman.v1.failure_pb2 import Failure
+
+T = TypeVar("T")
+
+STREAM_RUN = StreamRpc(
+    "/dragoman.v1.RunService/StreamRun", run_service_pb2.StreamRunRequest, run_service_pb2.StreamRunResponse
+)
+WATCH_RUN = StreamRpc(
+    "/dragoman.v1.RunService/WatchRun", run_service_pb2.WatchRunRequest, run_service_pb2.WatchRunResponse
+)
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+# For statuses without details: from gRPC itself, or from a proxy between edge and core.
+_REASON_OF_CODE = {
+    grpc.StatusCode.CANCELLED: Reason.CANCELLED,
+    grpc.StatusCode.INVALID_ARGUMENT: Reason.INVALID_REQUEST,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE_EXCEEDED,
+    grpc.StatusCode.NOT_FOUND: Reason.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS: Reason.IDEMPOTENCY_CONFLICT,
+    grpc.StatusCode.PERMISSION_DENIED: Reason.FORBIDDEN,
+    grpc.StatusCode.UNAUTHENTICATED: Reason.API_KEY_INVALID,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.REQUEST_TOO_LARGE,  # gRPC's own use of it: its message size limits
+    grpc.StatusCode.OUT_OF_RANGE: Reason.EVENTS_EVICTED,
+    grpc.StatusCode.UNIMPLEMENTED: Reason.UNIMPLEMENTED,
+    grpc.StatusCode.UNAVAILABLE: Reason.OVERLOADED,
+}
+
+_CANCELLED: dict[int, tuple[Reason, str]] = {
+    CancelReason.CANCEL_REASON_SHUTDOWN: (Reason.SHUTTING_DOWN, "The server shut down before the run ended."),
+    CancelReason.CANCEL_REASON_DISCONNECTED: (Reason.CANCELLED, "The run was cancelled: its last caller had gone."),
+}
+
+
+class Core:
+    """The core, as the edge reaches it: the stubs on one channel.
+
+    Attributes:
+        channel: The in-process channel or a `grpc.aio` channel.
+        runs: The run service.
+        catalog: The catalogue.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.runs = run_service_pb2_grpc.RunServiceStub(channel)
+        self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+
+
+async def answer_of(call: Awaitable[T]) -> T:
+    """Awaits a unary call; cancelling the task that waits cancels the call.
+
+    Raises:
+        EdgeError: If the call fails.
+    """
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise error_of_status(error.code(), error.details() or "", tuple(error.trailing_metadata() or ())) from error
+
+
+def error_of_status(code: grpc.StatusCode, message: str, trailing_metadata: Metadata) -> EdgeError:
+    """Returns what a failed call's status means."""
+    details = _details(trailing_metadata)
+    if details is None or (info := _error_info(details)) is None:
+        return _error_without_details(code, message)
+    metadata = info.metadata
+    error = EdgeError(
+        details.message or message,
+        reason=_reason(info.reason),
+        retryable=metadata["retryable"] == "true" if "retryable" in metadata else None,
+        metadata=metadata,
+        run_id=metadata.get("run_id", ""),
+    )
+    violation, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    for detail in details.details:
+        if detail.Unpack(violation) and violation.field_violations:
+            error.field = violation.field_violations[0].field
+        elif detail.Unpack(retry):
+            error.retry_after = retry.retry_delay.ToMilliseconds() / 1000
+    return error
+
+
+def error_of_failure(failure: Failure, run_id: str) -> EdgeError:
+    """Returns what a failed run's failure means."""
+    return EdgeError(
+        failure.message,
+        reason=_reason(failure.reason),
+        field=failure.field,
+        retryable=failure.retryable,
+        retry_after=failure.retry_after.ToMilliseconds() / 1000 if failure.HasField("retry_after") else None,
+        metadata=failure.metadata,
+        run_id=run_id,
+    )
+
+
+def error_of_cancellation(reason: int, run_id: str) -> EdgeError:
+    """Returns what a cancelled run means to a client that still waits for its answer."""
+    name, message = _CANCELLED.get(reason, (Reason.CANCELLED, "The run was cancelled."))
+    return EdgeError(message, reason=name, run_id=run_id)
+
+
+def _details(trailing_metadata: Metadata) -> status_pb2.Status | None:
+    for key, value in trailing_metadata:
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            return status_pb2.Status.FromString(value)
+    return None
+
+
+def _error_info(details: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
+    info = error_details_pb2.ErrorInfo()
+    return info if any(detail.Unpack(info) for detail in details.details) else None
+
+
+def _reason(name: str) -> Reason:
+    """Returns the reason of a name; a core newer than this edge may know more of them."""
+    try:
+        return Reason(name)
+    except ValueError:
+        return Reason.INTERNAL
+
+
+def _error_without_details(code: grpc.StatusCode, message: str) -> EdgeError:
+    reason = _REASON_OF_CODE.get(code, Reason.INTERNAL)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        message = "The core cannot be reached."  # gRPC's own message names addresses
+    elif reason is Reason.INTERNAL:
+        message = "The core had a fault while it handled the request."
+    return EdgeError(message or code.name, reason=reason)

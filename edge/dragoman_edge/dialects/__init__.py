@@ -1,0 +1,1 @@
+"""One package per client dialect, each a pure translator."""

@@ -1,0 +1,181 @@
+"""Renders a finished run as a chat completion, and the pieces that streams share with it."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dragoman.v1.event_pb2 import FinishReason
+from dragoman.v1.message_pb2 import ToolKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dragoman.v1.event_pb2 import TokenLogprob
+    from dragoman.v1.message_pb2 import AudioPart, Message, ToolCall
+    from dragoman.v1.run_pb2 import Choice, Run
+    from dragoman.v1.usage_pb2 import Usage
+    from dragoman_edge.dialects.openai.schemas import ChatCompletionRequest
+
+_FINISH_REASONS: dict[int, str] = {
+    FinishReason.FINISH_REASON_STOP: "stop",
+    FinishReason.FINISH_REASON_LENGTH: "length",
+    FinishReason.FINISH_REASON_TOOL_CALLS: "tool_calls",
+    FinishReason.FINISH_REASON_CONTENT_FILTER: "content_filter",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What of a request shapes its answer.
+
+    Attributes:
+        model: The model that the client asked for; empty if it named none.
+        logprobs: Whether log probabilities were asked for.
+        include_usage: Whether a stream ends with the usage.
+        legacy_functions: Whether calls are told as the deprecated `function_call`.
+    """
+
+    model: str = ""
+    logprobs: bool = False
+    include_usage: bool = False
+    legacy_functions: bool = False
+
+
+def options_of(request: ChatCompletionRequest) -> AnswerOptions:
+    """Returns what of a request shapes its answer."""
+    stream_options = request.get("stream_options")
+    return AnswerOptions(
+        model=request.get("model") or "",
+        logprobs=bool(request.get("logprobs")),
+        include_usage=bool(stream_options and stream_options.get("include_usage")),
+        legacy_functions=request.get("functions") is not None,
+    )
+
+
+def completion_id(run_id: str) -> str:
+    """Returns the id of a run's completion."""
+    return "chatcmpl-" + run_id.removeprefix("run_")
+
+
+def finish_reason(reason: int, options: AnswerOptions) -> str:
+    """Returns why a choice ended, in the words of the dialect."""
+    name = _FINISH_REASONS[reason]
+    return "function_call" if name == "tool_calls" and options.legacy_functions else name
+
+
+def render_completion(run: Run, options: AnswerOptions) -> bytes:
+    """Renders a completed run as a `chat.completion` object."""
+    completion = {
+        "id": completion_id(run.id),
+        "object": "chat.completion",
+        "created": run.create_time.seconds,
+        "model": options.model or run.model,
+        "choices": [_choice(choice, options) for choice in run.choices],
+    }
+    if run.HasField("usage"):
+        completion["usage"] = usage_object(run.usage)
+    return orjson.dumps(completion)
+
+
+def _choice(choice: Choice, options: AnswerOptions) -> dict[str, Any]:
+    return {
+        "index": choice.index,
+        "message": _message(choice.message, options),
+        "logprobs": logprobs_object(choice.logprobs, choice.refusal_logprobs) if options.logprobs else None,
+        "finish_reason": finish_reason(choice.finish_reason, options),
+    }
+
+
+def _message(message: Message, options: AnswerOptions) -> dict[str, Any]:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    refusals: list[str] = []
+    calls: list[ToolCall] = []
+    answer: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    for part in message.parts:
+        match part.WhichOneof("kind"):
+            case "text":
+                texts.append(part.text.text)
+            case "reasoning":
+                thoughts.append(part.reasoning.text)
+            case "refusal":
+                refusals.append(part.refusal.text)
+            case "tool_call":
+                calls.append(part.tool_call)
+            case "audio":
+                answer["audio"] = _audio(part.audio)
+    if texts or not (refusals or calls or "audio" in answer):
+        answer["content"] = "".join(texts)
+    if refusals:
+        answer["refusal"] = "".join(refusals)
+    if thoughts:
+        answer["reasoning_content"] = "".join(thoughts)
+    if calls and options.legacy_functions:
+        answer["function_call"] = {"name": calls[0].name, "arguments": calls[0].arguments}
+    elif calls:
+        answer["tool_calls"] = [_tool_call(call) for call in calls]
+    return answer
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    if call.kind == ToolKind.TOOL_KIND_CUSTOM:
+        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _audio(audio: AudioPart) -> dict[str, Any]:
+    return {
+        "id": audio.audio_id,
+        "data": base64.b64encode(audio.data).decode(),
+        "expires_at": 0,
+        "transcript": audio.transcript,
+    }
+
+
+def logprobs_object(content: Iterable[TokenLogprob], refusal: Iterable[TokenLogprob]) -> dict[str, Any] | None:
+    """Returns the log probabilities of an answer or a piece of it, or None if there are none."""
+    spoken, refused = [_token(token) for token in content], [_token(token) for token in refusal]
+    if not spoken and not refused:
+        return None
+    return {"content": spoken or None, "refusal": refused or None}
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {
+        "token": token.token,
+        "logprob": token.logprob,
+        "bytes": list(token.token_bytes) or None,
+        "top_logprobs": [
+            {"token": top.token, "logprob": top.logprob, "bytes": list(top.token_bytes) or None} for top in token.top
+        ],
+    }
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Returns what a run consumed, in the words of the dialect; details only where the provider gave any."""
+    answer: dict[str, Any] = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    if usage.HasField("input_details"):
+        read = usage.input_details
+        answer["prompt_tokens_details"] = {"cached_tokens": read.cached_tokens, "audio_tokens": read.audio_tokens}
+        answer["prompt_tokens_details"] |= _where_set(read, ("cache_write_tokens", "image_tokens", "text_tokens"))
+    if usage.HasField("output_details"):
+        written = usage.output_details
+        answer["completion_tokens_details"] = {
+            "reasoning_tokens": written.reasoning_tokens,
+            "audio_tokens": written.audio_tokens,
+            "accepted_prediction_tokens": written.accepted_prediction_tokens,
+            "rejected_prediction_tokens": written.rejected_prediction_tokens,
+        } | _where_set(written, ("text_tokens",))
+    return answer
+
+
+def _where_set(details: object, names: tuple[str, ...]) -> dict[str, int]:
+    return {name: value for name in names if (value := getattr(details, name))}

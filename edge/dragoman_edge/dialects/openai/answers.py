@@ -1,0 +1,184 @@
+"""What answers look like, for the documentation and the tests. Rendering itself needs no schemas."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypeAlias
+
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
+
+_SHAPE = ConfigDict(strict=True, extra="forbid")
+
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
+
+
+class TopLogprob(TypedDict):
+    """One of the likeliest tokens at a place."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TypedDict):
+    """The log probability of a token."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(TypedDict):
+    """Log probabilities of an answer or a piece of it."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    content: list[TokenLogprob] | None
+    refusal: list[TokenLogprob] | None
+
+
+class FunctionCall(TypedDict):
+    """A call of a function."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    name: NotRequired[str]
+    arguments: str
+
+
+class CustomCall(TypedDict):
+    """A call of a custom tool."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    name: NotRequired[str]
+    input: str
+
+
+class ToolCall(TypedDict):
+    """A call of a tool, or a piece of one; pieces of a call share its `index`, the first has the id and the name."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    index: NotRequired[int]
+    id: NotRequired[str]
+    type: NotRequired[Literal["function", "custom"]]
+    function: NotRequired[FunctionCall]
+    custom: NotRequired[CustomCall]
+
+
+class Audio(TypedDict):
+    """A spoken answer, or a piece of one; `data` is base64."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    id: NotRequired[str]
+    data: NotRequired[str]
+    expires_at: NotRequired[int]
+    transcript: NotRequired[str]
+
+
+class Said(TypedDict):
+    """What the model said, or a piece of it."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str | None]
+    refusal: NotRequired[str | None]
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCall]]
+    function_call: NotRequired[FunctionCall]
+    audio: NotRequired[Audio]
+
+
+class Choice(TypedDict):
+    """One answer."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    index: int
+    message: Said
+    logprobs: Logprobs | None
+    finish_reason: FinishReason
+
+
+class ChunkChoice(TypedDict):
+    """A piece of one answer."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    index: int
+    delta: Said
+    logprobs: Logprobs | None
+    finish_reason: FinishReason | None
+
+
+class Usage(TypedDict):
+    """What an answer consumed, in tokens."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: NotRequired[dict[str, int]]
+    completion_tokens_details: NotRequired[dict[str, int]]
+
+
+class ChatCompletion(TypedDict):
+    """A whole answer."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: NotRequired[Usage]
+
+
+class ChatCompletionChunk(TypedDict):
+    """The data of one frame of a stream."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class Model(TypedDict):
+    """A model that can be asked for."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(TypedDict):
+    """All models."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    object: Literal["list"]
+    data: list[Model]
+
+
+class ErrorObject(TypedDict):
+    """What is wrong."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(TypedDict):
+    """Every answer that is not what was asked for, and the last frame of a stream that went wrong."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    error: ErrorObject
+
+
+ANSWERS: dict[str, TypeAdapter[Any]] = {
+    shape.__name__: TypeAdapter(shape) for shape in (ChatCompletion, ChatCompletionChunk, Model, ModelList, Error)
+}

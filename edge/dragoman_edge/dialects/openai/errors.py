@@ -1,0 +1,146 @@
+"""Errors, as OpenAI's clients expect them: one table from reasons to HTTP statuses and codes."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from dragoman.reasons import Reason
+
+if TYPE_CHECKING:
+    from dragoman_edge.errors import EdgeError
+
+REQUEST = "invalid_request_error"
+"""The `type` of errors that the client can mend."""
+SERVER = "server_error"
+"""The `type` of errors that it cannot."""
+
+
+class Row(NamedTuple):
+    """What a reason is in this dialect.
+
+    Attributes:
+        status: The HTTP status.
+        type: The `type` of the error object.
+        code: The `code` of the error object.
+        retryable: Whether the same request may succeed later.
+        retry_after: Seconds that clients should wait if the server does not say; 0 gives no advice.
+    """
+
+    status: int
+    type: str
+    code: str | None
+    retryable: bool = False
+    retry_after: float = 0
+
+
+TABLE: dict[Reason, Row] = {
+    Reason.INVALID_REQUEST: Row(400, REQUEST, "invalid_value"),
+    Reason.UNSUPPORTED_FEATURE: Row(400, REQUEST, "unsupported_feature"),
+    Reason.CONTEXT_LENGTH_EXCEEDED: Row(400, REQUEST, "context_length_exceeded"),
+    Reason.REQUEST_TOO_LARGE: Row(413, REQUEST, "request_too_large"),
+    Reason.API_KEY_MISSING: Row(401, REQUEST, "invalid_api_key"),
+    Reason.API_KEY_INVALID: Row(401, REQUEST, "invalid_api_key"),
+    Reason.API_KEY_EXPIRED: Row(401, REQUEST, "invalid_api_key"),
+    Reason.API_KEY_REVOKED: Row(401, REQUEST, "invalid_api_key"),
+    Reason.FORBIDDEN: Row(403, REQUEST, "forbidden"),
+    Reason.NOT_FOUND: Row(404, REQUEST, "not_found"),
+    Reason.MODEL_NOT_FOUND: Row(404, REQUEST, "model_not_found"),
+    Reason.RUN_NOT_FOUND: Row(404, REQUEST, "run_not_found"),
+    Reason.IDEMPOTENCY_CONFLICT: Row(409, REQUEST, "idempotency_conflict"),
+    Reason.EVENTS_EVICTED: Row(410, REQUEST, "events_evicted"),
+    Reason.WATCHER_TOO_SLOW: Row(503, SERVER, "watcher_too_slow", retryable=True),
+    Reason.OVERLOADED: Row(503, SERVER, "overloaded", retryable=True, retry_after=1),
+    Reason.MODEL_NOT_READY: Row(503, SERVER, "model_not_ready", retryable=True, retry_after=2),
+    Reason.SHUTTING_DOWN: Row(503, SERVER, "shutting_down", retryable=True, retry_after=1),
+    Reason.DEADLINE_EXCEEDED: Row(504, SERVER, "deadline_exceeded"),
+    Reason.CANCELLED: Row(499, SERVER, "cancelled"),
+    Reason.PROVIDER_REJECTED: Row(400, REQUEST, "provider_rejected"),
+    Reason.PROVIDER_AUTH: Row(502, SERVER, "provider_auth"),
+    Reason.PROVIDER_RATE_LIMITED: Row(429, "rate_limit_error", "rate_limit_exceeded", retryable=True, retry_after=1),
+    Reason.PROVIDER_FAILED: Row(502, SERVER, "provider_failed", retryable=True),
+    Reason.PROVIDER_UNREACHABLE: Row(502, SERVER, "provider_unreachable", retryable=True),
+    Reason.PROVIDER_TIMEOUT: Row(504, SERVER, "provider_timeout", retryable=True),
+    Reason.PROVIDER_PROTOCOL: Row(502, SERVER, "provider_protocol", retryable=True),
+    Reason.STORE_UNAVAILABLE: Row(503, SERVER, "store_unavailable", retryable=True, retry_after=1),
+    Reason.CONTENT_FILTERED: Row(400, REQUEST, "content_filter"),
+    Reason.UNIMPLEMENTED: Row(501, SERVER, "unimplemented"),
+    Reason.INTERNAL: Row(500, SERVER, "internal_error", retryable=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error, ready to be sent.
+
+    Attributes:
+        status: The HTTP status.
+        body: The JSON object with the one member `error`.
+        headers: What else the answer says: whether and when to try again.
+    """
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+def render_error(error: EdgeError) -> ErrorAnswer:
+    """Puts an error into the words of this dialect."""
+    row = TABLE[error.reason]
+    status = error.status or row.status
+    retryable = row.retryable if error.retryable is None else error.retryable
+    headers = dict(error.headers)
+    if not retryable:
+        headers["x-should-retry"] = "false"  # OpenAI's SDKs otherwise ask three times, on 409 and 5xx
+    elif wait := error.retry_after or row.retry_after:
+        headers["Retry-After"] = str(math.ceil(wait))
+    if "first_available_sequence" in error.metadata:
+        headers["x-dragoman-first-available-sequence"] = error.metadata["first_available_sequence"]
+    if error.run_id:
+        headers["x-dragoman-run-id"] = error.run_id
+    return ErrorAnswer(status, error_body(error), headers)
+
+
+def error_body(error: EdgeError) -> bytes:
+    """Returns the JSON object that describes an error; all four members are always there."""
+    row = TABLE[error.reason]
+    param, message = error.param or param_of_field(error.field) or None, error.message
+    if error.reason is Reason.MODEL_NOT_FOUND:
+        param = "model"
+    if param and error.field:
+        message = message.replace(error.field, param)
+    return orjson.dumps(
+        {"error": {"message": message, "type": row.type, "param": param, "code": error.code or row.code}}
+    )
+
+
+_WHOLE_FIELDS = {
+    "after_sequence": "after",
+    "request_id": "Idempotency-Key",
+    "spec.disconnect_policy": "X-Dragoman-Disconnect",
+    "spec.detach_ttl": "X-Dragoman-Disconnect",
+}
+_PARTS_OF_FIELDS = (
+    (re.compile(r"^(spec\.)?(chat\.)?(sampling\.)?"), ""),
+    (re.compile(r"\bmax_output_tokens\b"), "max_completion_tokens"),
+    (re.compile(r"\bchoice_count\b"), "n"),
+    (re.compile(r"\.parts\[\d+\]\.tool_result\.call_id\b"), ".tool_call_id"),
+    (re.compile(r"\.parts\[\d+\]\.tool_result\.parts\b"), ".content"),
+    (re.compile(r"\.parts\b"), ".content"),
+    (re.compile(r"\.image\b(\.data|\.url)?"), ".image_url"),
+    (re.compile(r"\.audio\b(\.data)?"), ".input_audio"),
+    (re.compile(r"_json\b"), ""),
+)
+
+
+def param_of_field(field: str) -> str:
+    """Returns the request parameter that a path in the contract stands for, or an empty text for an empty path."""
+    if field in _WHOLE_FIELDS:
+        return _WHOLE_FIELDS[field]
+    for pattern, replacement in _PARTS_OF_FIELDS:
+        field = pattern.sub(replacement, field)
+    return field

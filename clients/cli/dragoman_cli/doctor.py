@@ -1,0 +1,163 @@
+"""Looks at everything the server needs and says what is missing; starts and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from dragoman_cli import models, ports
+from dragoman_cli.output import say
+from dragoman_server import configuration
+from dragoman_server.errors import DragomanError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from dragoman_server.settings import Settings
+
+
+class State(StrEnum):
+    """How a finding is meant."""
+
+    OK = "ok"
+    NOTE = "note"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found about one thing.
+
+    Attributes:
+        subject: The thing.
+        state: Whether the server works with it.
+        text: What is there, or what to do.
+    """
+
+    subject: str
+    state: State
+    text: str
+
+
+EXTRAS = {
+    "server": ("sqlalchemy", "alembic", "aiosqlite", "grpc_health", "httptools", "prometheus_client"),
+    "edge": ("aiohttp", "orjson", "pydantic"),
+    "local": ("xllamacpp",),
+    "postgres": ("psycopg",),
+}
+"""The modules that tell whether an extra is installed."""
+
+
+def doctor(config: Path | None, flags: Mapping[str, object]) -> int:
+    """Prints all findings; returns 1 if something is broken, else 0."""
+    found = list(findings(config, flags))
+    width = max(len(finding.subject) for finding in found)
+    for finding in found:
+        first, *rest = finding.text.split("\n")
+        say(f"{finding.state:<6}  {finding.subject:<{width}}  {first}")
+        for line in rest:
+            say(f"{'':<{width + 10}}{line}")
+    return 1 if any(finding.state is State.BROKEN for finding in found) else 0
+
+
+def findings(config: Path | None, flags: Mapping[str, object]) -> Iterator[Finding]:
+    """Yields what is found, most basic things first; stops early if there is no usable configuration."""
+    yield Finding("python", State.OK, f"{sys.version.split()[0]} ({sys.executable})")
+    try:
+        file = configuration.find_file(config, os.environ)
+        settings = configuration.load(config, os.environ, flags)
+    except configuration.ConfigurationError as error:
+        yield Finding("configuration", State.BROKEN, str(error))
+        return
+    yield Finding("configuration", State.OK, str(file) if file else "no file: defaults, environment and options only")
+    if unknown := configuration.unknown_variables(os.environ):
+        yield Finding("environment", State.NOTE, f"unknown variables, left alone: {', '.join(unknown)}")
+    yield from _extras(settings)
+    yield _data_dir(settings.server.data_dir)
+    yield from _model(settings)
+    yield from _ports(settings)
+    yield _database(settings)
+
+
+def _extras(settings: Settings) -> Iterator[Finding]:
+    url = settings.store.url.get_secret_value() if settings.store.url else ""
+    needed = {"server": True, "edge": True, "local": settings.local.enabled, "postgres": url.startswith("postgres")}
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if not missing:
+            yield Finding(f"extra {extra}", State.OK, "installed")
+        else:
+            state = State.BROKEN if needed[extra] else State.NOTE
+            yield Finding(f"extra {extra}", state, f"not installed: pip install 'dragoman[{extra}]'")
+
+
+def _data_dir(folder: Path) -> Finding:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding("data folder", State.BROKEN, f"{folder}: {existing} is no folder that can be written to")
+    return Finding("data folder", State.OK, f"{folder}{'' if existing == folder else ' (made at the first start)'}")
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    from dragoman_server.providers import model_files
+
+    if not settings.local.enabled:
+        yield Finding("embedded model", State.NOTE, "switched off")
+        if not settings.providers:
+            yield Finding("models", State.BROKEN, "no provider is configured, and the embedded model is switched off")
+        return
+    name = settings.local.model
+    try:
+        file = model_files.find(name, models.folder(settings))
+        if file is not None:
+            usable = model_files.is_gguf(file)
+            text = str(file) if usable else f"{file} is not a GGUF model"
+            yield Finding("embedded model", State.OK if usable else State.BROKEN, text)
+        elif name in model_files.KNOWN_MODELS or name.startswith("hf:"):
+            yield Finding(
+                "embedded model", State.NOTE, f"{name} is fetched at the first start, or: dragoman models pull"
+            )
+        else:
+            yield Finding("embedded model", State.BROKEN, f"there is no file {name}")
+    except (DragomanError, OSError) as error:
+        yield Finding("embedded model", State.BROKEN, str(error))
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    server = settings.server
+    for subject, port in (("REST port", server.port), ("gRPC port", server.grpc_port)):
+        reason = ports.why_not(server.host, port)
+        where = f"{server.host}:{port}" if port else f"{server.host}, any free port"
+        # A port in use need not be a fault: it may be this very server, running.
+        yield Finding(
+            subject, State.BROKEN if reason else State.OK, f"{where}: {reason}" if reason else f"{where} is free"
+        )
+
+
+def _database(settings: Settings) -> Finding:
+    url = settings.store.url.get_secret_value() if settings.store.url else ""
+    file = settings.server.data_dir / "dragoman.db"
+    if not url:
+        state = "is there" if file.exists() else "is made at the first start"
+        return Finding("database", State.OK, f"{file} {state}")
+    try:
+        asyncio.run(_connect(url))
+    except DragomanError as error:
+        return Finding("database", State.BROKEN, error.message)
+    return Finding("database", State.OK, "reachable")
+
+
+async def _connect(url: str) -> None:
+    from dragoman_server.store.database import open_store
+
+    store = open_store(url)
+    try:
+        await store.keys.page("default", limit=1)
+    finally:
+        await store.close()

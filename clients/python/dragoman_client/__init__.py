@@ -1,0 +1,46 @@
+"""The Python client of the Dragoman contract: asyncio first, typed, over gRPC.
+
+The messages are those of the contract, `dragoman.v1`.
+"""
+
+from dragoman_client._client import Answer, Dragoman
+from dragoman_client._errors import (
+    Conflict,
+    DeadlineExceeded,
+    DragomanClientError,
+    EventsEvicted,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RunCancelled,
+    RunFailed,
+    StreamInterrupted,
+    Unauthenticated,
+    Unavailable,
+)
+from dragoman_client._keys import Keys
+from dragoman_client._options import ChatOptions, Messages
+from dragoman_client._runs import Runs
+from dragoman_client._stream import RunStream
+
+__all__ = [
+    "Answer",
+    "ChatOptions",
+    "Conflict",
+    "DeadlineExceeded",
+    "Dragoman",
+    "DragomanClientError",
+    "EventsEvicted",
+    "Forbidden",
+    "InvalidRequest",
+    "Keys",
+    "Messages",
+    "NotFound",
+    "RunCancelled",
+    "RunFailed",
+    "RunStream",
+    "Runs",
+    "StreamInterrupted",
+    "Unauthenticated",
+    "Unavailable",
+]

@@ -10,7 +10,8 @@ import asyncio
 import hmac
 import math
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
 from dragoman_server.accounts.secrets import MAX_SECRET_CHARS, secret_hash
@@ -35,7 +36,8 @@ MAX_REFUSED = 1_000
 """Most bad credentials remembered; they are kept apart, so that a flood of them displaces no good one."""
 
 
-class _Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Entry:
     """What the store said of a credential.
 
     Attributes:

@@ -28,6 +28,8 @@ REFLECTION_METHODS = frozenset(
 )
 """They show the contract, which is public."""
 
+_CREDENTIAL_KEYS = frozenset({"authorization", "x-api-key", "api-key"})
+
 caller_var: ContextVar[Caller] = ContextVar("caller")
 """The caller of the call in whose context this runs."""
 
@@ -54,21 +56,18 @@ def credential_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """
     found = ""
     for name, value in metadata:
+        if name not in _CREDENTIAL_KEYS:
+            continue
+        credential = (value if isinstance(value, str) else value.decode("latin-1")).strip()
         if name == "authorization":
-            scheme, _, value = _text(value).strip().partition(" ")
+            scheme, _, credential = credential.partition(" ")
             if scheme and scheme.lower() != "bearer":
                 raise Unauthenticated("authorization must be `Bearer KEY`")
-        elif name not in ("x-api-key", "api-key"):
-            continue
-        credential = _text(value).strip()
+            credential = credential.strip()
         if found and credential and credential != found:
             raise Unauthenticated("the call carries several API keys that differ")
         found = credential or found
     return found
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode("latin-1")
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):

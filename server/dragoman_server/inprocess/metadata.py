@@ -63,7 +63,7 @@ def to_wire(metadata: Iterable[tuple[str, str | bytes]]) -> WireMetadata:
         if wire_value is None:
             continue
         keys.add(key)
-        entries.append(Metadatum(key, wire_value(key, value)))
+        entries.append(tuple.__new__(Metadatum, (key, wire_value(key, value))))  # half the time of Metadatum(...)
     return tuple(entries) if len(keys) == len(entries) else _grouped(entries)
 
 

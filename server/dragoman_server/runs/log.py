@@ -7,6 +7,7 @@ the outermost call delivers, and it goes on until every watcher has everything.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
@@ -31,6 +32,9 @@ class Watcher(Protocol):
     def on_closed(self, error: DragomanError | None) -> None:
         """Takes the end, once and last: None after the terminal event, else why the watcher was dropped."""
 
+
+EVENTS_PER_TURN = 256
+"""Most events of a backlog that one watcher gets before others have their turn."""
 
 _Entry = tuple[int, int, int, EventBatch]
 """A batch in the ring: its first and last sequence, its size in bytes, and itself."""
@@ -192,7 +196,8 @@ class EventLog:
         return self._bytes
 
     def _pump(self, subscription: Subscription) -> None:
-        """Delivers to one watcher until it has all, holds, or left."""
+        """Delivers to one watcher until it has all, holds, left, or had its share of this turn of the loop."""
+        share = subscription.next_sequence + EVENTS_PER_TURN
         while not subscription.held and not subscription.closed:
             wanted = subscription.next_sequence
             if wanted > self.last_sequence:
@@ -201,6 +206,9 @@ class EventLog:
                 return
             if wanted < self.first_sequence:
                 subscription.drop(self._too_slow(wanted))
+                return
+            if wanted > share:
+                asyncio.get_running_loop().call_soon(self.deliver)
                 return
             entry = self._ring[-1]
             if wanted != entry[0]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman_server.errors import EventsEvicted, WatcherTooSlow
 from dragoman_server.providers.base import EventBatch
-from dragoman_server.runs.log import EventLog, Subscription
+from dragoman_server.runs.log import EVENTS_PER_TURN, EventLog, Subscription
 from dragoman_server.runs.retention import Budget
 from dragoman_server.settings import RunSettings
 from tests.support.runs import Collector, text_batch
@@ -165,6 +167,19 @@ def test_reentering_deliveries_keep_every_other_watcher_whole(action: str, at: i
             assert watcher.sequences == list(range(1, log.last_sequence + 1))
             assert watcher.closed == 1
             assert watcher.kinds[-1] == "run_completed"
+
+
+async def test_a_long_backlog_comes_in_turns_and_whole() -> None:
+    log, watcher = make_log(), Collector()
+    for _ in range(3 * EVENTS_PER_TURN):
+        log.append(text_batch("x"))
+    end(log)
+    log.subscribe(watcher, 0)
+    first_share = len(watcher.events)
+    assert EVENTS_PER_TURN <= first_share < 2 * EVENTS_PER_TURN
+    while not watcher.closed:
+        await asyncio.sleep(0)
+    assert watcher.sequences == list(range(1, log.last_sequence + 1))
 
 
 def test_a_budget_counts_what_is_kept() -> None:

@@ -47,7 +47,7 @@ async def test_a_run_in_the_process_leaves_no_cycles(stream: bool, garbage: list
         for _ in range(REQUESTS):
             if stream:
                 call = stub.StreamRun(StreamRunRequest(spec=chat_spec("hi")), metadata=METADATA)
-                assert [type(batch) async for batch in call][0] is StreamRunResponse
+                assert {type(batch) async for batch in call} == {StreamRunResponse}
             else:
                 await stub.ExecuteRun(ExecuteRunRequest(spec=chat_spec("hi")), metadata=METADATA)
         await asyncio.sleep(0.05)

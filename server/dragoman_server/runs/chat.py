@@ -33,6 +33,10 @@ class ChatWork:
         spec: What to answer and how.
         target: Who answers.
         incremental: Whether someone reads along.
+
+    Attributes:
+        keeps_back: Whether a batch waits for the next one or the end.
+        append: Appends events to the run's log.
     """
 
     def __init__(self, run: LiveRun, spec: ChatSpec, target: Target, *, incremental: bool) -> None:
@@ -44,8 +48,8 @@ class ChatWork:
         self._usages: dict[int, Usage] = {}
         self._pending = 0
         self._kept_back: EventBatch | None = None
-        self._keeps_back = not incremental and spec.sampling.choice_count <= 1
-        self._append = run.log.append
+        self.keeps_back = not incremental and spec.sampling.choice_count <= 1
+        self.append = run.log.append
 
     def begin(self) -> None:
         """Starts one generation for each choice.
@@ -109,11 +113,11 @@ class ChatWork:
             del events[-1]
             if not events:
                 return
-        if self._keeps_back:  # nobody reads along: the end, which follows at once, goes into the same batch
+        if self.keeps_back:  # nobody reads along: the end, which follows at once, goes into the same batch
             self._flush()
             self._kept_back = batch
         else:
-            self._append(batch)
+            self.append(batch)
 
     def end(self, index: int, failure: Failure | None) -> None:
         """Takes note that a choice has ended; the last one ends the run, and so does a failed one."""
@@ -188,7 +192,10 @@ class _ChoiceSink:
         work = self._work
         if work is not None:
             try:
-                work.take(self._index, batch)
+                if work.keeps_back or batch.events[-1].HasField("usage_reported"):
+                    work.take(self._index, batch)
+                else:
+                    work.append(batch)
             except Exception as error:  # a sink never raises
                 work.crashed(error)
 

@@ -172,8 +172,15 @@ class EventLog:
             self._again = True
             while self._again:
                 self._again = False
+                newest = self._ring[-1] if self._ring else None
                 for subscription in self.subscriptions:
-                    self._pump(subscription)
+                    if subscription.held or subscription.closed:  # closed since the loop began
+                        continue
+                    if newest is not None and subscription.next_sequence == newest[0]:
+                        subscription.next_sequence = newest[1] + 1  # it has everything else: nearly always
+                        subscription.watcher.on_batch(newest[3])
+                    if self.closed or subscription.next_sequence <= self.last_sequence:
+                        self._pump(subscription)
         finally:
             self._delivering = False
 

@@ -343,6 +343,23 @@ async def test_interceptors_run_in_order() -> None:
     assert order == ["a in", "b in", "b out", "a out", "handler"]
 
 
+async def test_an_interceptor_may_answer_a_stream_with_a_unary_handler() -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return pb.WatchRunResponse(run_id="only").SerializeToString()
+
+    class Answering(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    channel = InProcessServer([Answering()], max_message_bytes=1000).channel()
+    stub: Any = run_service_pb2_grpc.RunServiceStub(channel)
+    assert [message.run_id async for message in stub.WatchRun(pb.WatchRunRequest())] == ["only"]
+    sink = KeepingSink()
+    open_stream(channel, WATCH, pb.WatchRunRequest(), sink)
+    assert await sink.end() == CallStatus(grpc.StatusCode.OK)
+    assert [message.run_id for message in sink.messages] == ["only"]
+
+
 async def test_changing_a_request_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     async def execute(request: Any, context: Any) -> Any:
         request.request_id = "changed"

@@ -61,7 +61,7 @@ class Handler:
         assert not self.outcome.done()
         self.reads.append(data)
         if self.progress_on_data:
-            self.exchange.progress()
+            self.exchange.moved = True
 
     def on_complete(self) -> None:
         self.outcome.set_result(None)

@@ -169,6 +169,23 @@ def test_reentering_deliveries_keep_every_other_watcher_whole(action: str, at: i
             assert watcher.kinds[-1] == "run_completed"
 
 
+def test_a_watcher_that_is_detached_by_another_hears_nothing_more() -> None:
+    log, second = make_log(), Collector()
+
+    class Detaching(Collector):
+        def on_batch(self, batch: EventBatch) -> None:
+            super().on_batch(batch)
+            if len(self.batches) == 2:
+                subscription.detach()
+
+    log.subscribe(Detaching(), 0)
+    subscription = log.subscribe(second, 0)
+    log.append(text_batch("a"))
+    log.append(text_batch("b"))
+    log.append(text_batch("c"))
+    assert second.text == "a"
+
+
 async def test_a_long_backlog_comes_in_turns_and_whole() -> None:
     log, watcher = make_log(), Collector()
     for _ in range(3 * EVENTS_PER_TURN):

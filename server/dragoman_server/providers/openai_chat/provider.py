@@ -191,7 +191,7 @@ class _Generation:
         reader, batch = self._reader, EventBatch()
         try:
             if reader.read_stream(data, batch):
-                self.exchange.progress()
+                self.exchange.moved = True
             if reader.done:
                 reader.end_stream(batch)
         except ProviderError as error:
@@ -227,7 +227,7 @@ class _Generation:
         self._fail(error)
 
     def _keep(self, data: bytes) -> None:
-        self.exchange.progress()
+        self.exchange.moved = True
         self._size += len(data)
         if self._status != 200:
             if self._size <= _MAX_ERROR_BYTES:

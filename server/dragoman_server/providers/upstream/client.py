@@ -38,8 +38,8 @@ class Timeouts:
 
     Attributes:
         connect: Until a connection stands, the wait for a free one included.
-        first: From then until the handler first reports progress.
-        idle: Between two reports of progress; a paused exchange is not idle.
+        first: From then until something worth waiting for came.
+        idle: Between two such things; a paused exchange is not idle.
         total: For everything.
     """
 
@@ -69,7 +69,11 @@ _NOBODY = _Nobody()
 
 
 class Exchange:
-    """A request and its answer, as the caller holds them. All methods may be called at any time and repeatedly."""
+    """A request and its answer, as the caller holds them. All methods may be called at any time and repeatedly.
+
+    Attributes:
+        moved: The handler sets it when something worth waiting for came: the idle timeout then runs anew.
+    """
 
     __slots__ = (
         "_client",
@@ -96,8 +100,8 @@ class Exchange:
         self.retried = False
         self.done = False
         self.progressed = False
-        self.moved = False  # since the last look at the clock
-        self.start = self.since = monotonic()  # since: the last progress, the moment the connection stood, or the start
+        self.moved = False
+        self.start = self.since = monotonic()  # since: it last moved, the moment the connection stood, or the start
 
     def abort(self) -> None:
         """Ends the exchange; its socket is closed at once, and the handler hears nothing more."""
@@ -125,10 +129,6 @@ class Exchange:
             if self.connection is not None:
                 self.connection.resume()
 
-    def progress(self) -> None:
-        """Tells that something worth waiting for came; the idle timeout runs anew. The handler calls it."""
-        self.progressed = self.moved = True
-
     def finish(self, error: ProviderError | None) -> None:
         """Ends the exchange and tells the handler. The connection calls it."""
         if not self.done:
@@ -143,7 +143,7 @@ class Exchange:
     def overdue(self, now: float, limits: Timeouts) -> str:
         """Returns which limit is exceeded, or nothing."""
         if self.moved:  # the clock is read once per look, not once per read of the socket
-            self.moved, self.since = False, now
+            self.moved, self.progressed, self.since = False, True, now
         if now - self.start > limits.total:
             return f"the answer took longer than {limits.total:g} s"
         silence = now - self.since

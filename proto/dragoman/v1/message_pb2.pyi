@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -95,16 +98,18 @@ class ImagePart(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ..., media_type: _Optional[str] = ..., detail: _Optional[_Union[ImageDetail, str]] = ...) -> None: ...
 
 class AudioPart(_message.Message):
-    __slots__ = ("data", "audio_id", "format", "transcript")
+    __slots__ = ("data", "audio_id", "format", "transcript", "expire_time")
     DATA_FIELD_NUMBER: _ClassVar[int]
     AUDIO_ID_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     audio_id: str
     format: str
     transcript: str
-    def __init__(self, data: _Optional[bytes] = ..., audio_id: _Optional[str] = ..., format: _Optional[str] = ..., transcript: _Optional[str] = ...) -> None: ...
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, data: _Optional[bytes] = ..., audio_id: _Optional[str] = ..., format: _Optional[str] = ..., transcript: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class FilePart(_message.Message):
     __slots__ = ("data", "file_id", "url", "filename", "media_type")

@@ -29,6 +29,17 @@ CONTENT_KINDS = frozenset(
 """Kinds of events after which a failed step can no longer be tried again unseen."""
 
 
+class _Audio:
+    """What a spoken answer has beyond its transcript."""
+
+    __slots__ = ("audio_id", "data", "expire_time")
+
+    def __init__(self) -> None:
+        self.audio_id = ""
+        self.data: list[bytes] = []
+        self.expire_time: Timestamp | None = None
+
+
 class _Segment:
     """A run of deltas of one kind, which becomes one part of the message."""
 
@@ -39,7 +50,7 @@ class _Segment:
         self.texts: list[str] = []
         self.call: tuple[str, str, ToolKind] | None = None  # id, name, kind
         self.signature = b""
-        self.audio: tuple[str, list[bytes]] | None = None  # id, data
+        self.audio: _Audio | None = None
 
     def fill(self, part: Part) -> None:
         text = "".join(self.texts)
@@ -53,10 +64,10 @@ class _Segment:
                 part.refusal.text = text
             case "audio" if self.audio:
                 part.audio.transcript = text
-                if self.audio[1]:
-                    part.audio.data = b"".join(self.audio[1])
-                else:
-                    part.audio.audio_id = self.audio[0]
+                part.audio.audio_id = self.audio.audio_id
+                part.audio.data = b"".join(self.audio.data)
+                if self.audio.expire_time is not None:
+                    part.audio.expire_time.CopyFrom(self.audio.expire_time)
             case "tool_call" if self.call:
                 call = part.tool_call
                 call.id, call.name, call.kind = self.call
@@ -211,10 +222,11 @@ class Fold:
     def _audio_delta(self, event: RunEvent) -> None:
         delta = event.audio_delta
         segment = self._choice(delta.choice_index).segment("audio")
-        audio_id, data = segment.audio or ("", [])
-        if delta.data:
-            data.append(delta.data)
-        segment.audio = (delta.audio_id or audio_id, data)
+        audio = segment.audio = segment.audio or _Audio()
+        audio.data.append(delta.data)
+        audio.audio_id = delta.audio_id or audio.audio_id
+        if delta.HasField("expire_time"):
+            audio.expire_time = delta.expire_time
         segment.texts.append(delta.transcript)
 
     def _tool_call_started(self, event: RunEvent) -> None:

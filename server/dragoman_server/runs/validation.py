@@ -140,7 +140,7 @@ def _check_message(message: Message, number: int) -> None:
 
 def _check_part(part: Part, kind: str, where: str) -> None:
     if kind in INLINE_KINDS:
-        if getattr(part, kind).WhichOneof("source") is None:
+        if not _has_source(part, kind):
             raise _invalid(f"{where}.{kind}", "has no source: give its data or where it is")
         if kind == "image" and part.image.WhichOneof("source") == "data" and not part.image.media_type:
             raise _invalid(f"{where}.image.media_type", "is missing: inline images need one")
@@ -148,6 +148,12 @@ def _check_part(part: Part, kind: str, where: str) -> None:
         raise _invalid(f"{where}.tool_call", "needs an id and a name")
     elif kind == "tool_result" and not part.tool_result.call_id:
         raise _invalid(f"{where}.tool_result.call_id", "is missing")
+
+
+def _has_source(part: Part, kind: str) -> bool:
+    if kind == "audio":
+        return bool(part.audio.data or part.audio.audio_id)
+    return getattr(part, kind).WhichOneof("source") is not None
 
 
 def _check_sampling(sampling: Sampling) -> None:

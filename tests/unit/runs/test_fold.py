@@ -95,6 +95,19 @@ def test_a_restarted_step_takes_back_what_it_said() -> None:
     assert not run.choices[0].logprobs
 
 
+def test_a_spoken_answer_has_its_id_sound_transcript_and_expiry() -> None:
+    events = [RunEvent() for _ in range(2)]
+    first, second = (event.audio_delta for event in events)
+    first.audio_id, first.data, first.transcript = "audio_1", b"ab", "Hel"
+    second.data, second.transcript = b"c", "lo"
+    second.expire_time.seconds = 99
+    (part,) = fold(numbered(events)).choices[0].message.parts
+    assert part.audio.audio_id == "audio_1"
+    assert part.audio.data == b"abc"
+    assert part.audio.transcript == "Hello"
+    assert part.audio.expire_time.seconds == 99
+
+
 def test_an_unknown_kind_is_skipped_only_if_it_may_be() -> None:
     ignorable = RunEvent(sequence=1, ignorable=True)
     assert fold([ignorable]).last_sequence == 1

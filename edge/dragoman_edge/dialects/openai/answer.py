@@ -131,7 +131,7 @@ def _audio(audio: AudioPart) -> dict[str, Any]:
     return {
         "id": audio.audio_id,
         "data": base64.b64encode(audio.data).decode(),
-        "expires_at": 0,
+        "expires_at": audio.expire_time.seconds,
         "transcript": audio.transcript,
     }
 

@@ -93,7 +93,7 @@ def _write_parts(entry: Json, parts: Iterable[Part], field: str) -> None:
                 entry["reasoning_content"] = entry.get("reasoning_content", "") + part.reasoning.text
             case "refusal":
                 content.append({"type": "refusal", "refusal": part.refusal.text})
-            case "audio" if part.audio.WhichOneof("source") == "audio_id":
+            case "audio" if part.audio.audio_id:
                 entry["audio"] = {"id": part.audio.audio_id}
             case _:
                 content.append(_content_part(part, f"{field}[{index}]"))

@@ -63,6 +63,12 @@ class Carried(Protocol):
         """The exchange ends."""
 
 
+_NOTHING = memoryview(b"")
+
+BYTES_PER_TURN = 16 * 1024
+"""Most bytes of one connection that are worked on before the others have their turn: some eighty events."""
+
+
 class Connection(asyncio.Protocol):
     """A keep-alive connection; carries one exchange at a time.
 
@@ -84,6 +90,8 @@ class Connection(asyncio.Protocol):
         self._message_complete = False
         self._answered = False  # a byte came since the request
         self._keep_alive = False
+        self._rest = _NOTHING  # of a long read, for later turns
+        self._turn: asyncio.Handle | None = None
         self._parser = httptools.HttpResponseParser(self)
         self.used = False
         self.idle_since = 0.0
@@ -105,6 +113,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Closes at once; an exchange that is carried hears nothing."""
         self._exchange = None
+        self._rest = _NOTHING
         if self._transport is not None:
             self._transport.abort()
 
@@ -115,7 +124,9 @@ class Connection(asyncio.Protocol):
 
     def resume(self) -> None:
         """Reads on."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._rest:
+            self._take_turn()
+        elif self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     @property
@@ -133,7 +144,36 @@ class Connection(asyncio.Protocol):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
-        """Parses one read, then hands over what it brought."""
+        """Parses one read, then hands over what it brought. Others have their turns between the parts of a long one."""
+        if self._rest:  # some transports do not pause at once
+            self._rest = memoryview(bytes(self._rest) + data)
+            return
+        if len(data) > BYTES_PER_TURN:
+            self._rest = memoryview(data)[BYTES_PER_TURN:]
+            self.pause()
+            self._take_turn()
+            data = data[:BYTES_PER_TURN]
+        self._receive(data)
+
+    def _take_turn(self) -> None:
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Goes on with a long read, unless the reader of the answer is slow; reads on when it is done."""
+        self._turn = None
+        rest = self._rest
+        if not rest or self._held_back():
+            return
+        self._rest = rest[BYTES_PER_TURN:]
+        self._receive(bytes(rest[:BYTES_PER_TURN]))
+        if not self._held_back():
+            self.resume()
+
+    def _held_back(self) -> bool:
+        return self._exchange is not None and self._exchange.paused
+
+    def _receive(self, data: bytes) -> None:
         exchange = self._exchange
         if exchange is None:  # nothing was asked
             self.close()
@@ -221,6 +261,7 @@ class Connection(asyncio.Protocol):
             and transport is not None
             and not transport.is_closing()
             and not transport.get_write_buffer_size()  # answered before the request was sent whole
+            and not self._rest  # more came than was asked for
         )
         self.used = True
         self.idle_limit = _keep_alive_timeout(self._headers)

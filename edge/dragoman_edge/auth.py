@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from aiohttp import hdrs
+
 from dragoman.reasons import Reason
 from dragoman_edge.errors import EdgeError
 
@@ -21,7 +23,7 @@ def credential_of(headers: CIMultiDictProxy[str]) -> str | None:
     Raises:
         EdgeError: If several headers differ, or one makes no sense.
     """
-    found = [_bearer(value) for value in headers.getall("Authorization", ())]
+    found = [_bearer(value) for value in headers.getall(hdrs.AUTHORIZATION, ())]
     for name in _KEY_HEADERS:
         if name in headers:
             found.extend(value.strip() for value in headers.getall(name))

@@ -8,10 +8,9 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from aiohttp import web
-
 from dragoman_edge.auth import credential_of
 from dragoman_edge.errors import EdgeError
+from dragoman_edge.response import WholeResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +46,8 @@ class Exchange:
 
     def __init__(self, request: BaseRequest, cors_headers: Mapping[str, str]) -> None:
         self.request = request
-        given = request.headers.get("X-Request-Id", "")
-        self.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+        given = request.headers.get("X-Request-Id")
+        self.request_id = given if given is not None and _SANE_REQUEST_ID.fullmatch(given) else new_request_id()
         self.headers = {"Server": "dragoman", "x-request-id": self.request_id, **cors_headers}
         self.params: dict[str, str] = {}
 
@@ -76,9 +75,9 @@ class Exchange:
             return (("x-request-id", self.request_id),)
         return (("x-request-id", self.request_id), ("authorization", f"Bearer {credential}"))
 
-    def json(self, body: bytes, *, status: int = 200, run_id: str = "") -> web.Response:
+    def json(self, body: bytes, *, run_id: str = "") -> WholeResponse:
         """Returns a JSON answer."""
         headers = JSON | self.headers
         if run_id:
             headers["x-dragoman-run-id"] = run_id
-        return web.Response(body=body, status=status, headers=headers)
+        return WholeResponse(body, headers)

@@ -16,6 +16,7 @@ from dragoman_edge.cors import cors_headers, preflight_headers
 from dragoman_edge.dialects.openai.errors import render_error
 from dragoman_edge.errors import EdgeError, internal_error
 from dragoman_edge.exchange import JSON, Exchange, new_request_id
+from dragoman_edge.response import WholeResponse
 from dragoman_edge.routing import Route, allowed_methods
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ class EdgeServer(web.Server):
         self._router = router
         self._settings = settings
         self.metrics = metrics
-        self.open_connections = 0
 
     def __call__(self) -> web.RequestHandler:
         """Returns the protocol of a new connection."""
@@ -102,21 +102,21 @@ def _path(request: BaseRequest) -> str:
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def error_response(error: EdgeError, exchange: Exchange) -> web.Response:
+def error_response(error: EdgeError, exchange: Exchange) -> WholeResponse:
     """Returns the answer that tells an error."""
     answer = render_error(error)
-    response = web.Response(body=answer.body, status=answer.status, headers=JSON | exchange.headers | answer.headers)
+    response = WholeResponse(answer.body, JSON | exchange.headers | answer.headers, answer.status)
     if "Connection" in answer.headers:
         response.force_close()
     return response
 
 
-def _without_handler(exchange: Exchange, methods: Mapping[str, Route], cors: Mapping[str, str]) -> web.Response:
+def _without_handler(exchange: Exchange, methods: Mapping[str, Route], cors: Mapping[str, str]) -> WholeResponse:
     """Answers OPTIONS, and methods that a resource does not have."""
     request, allow = exchange.request, allowed_methods(methods)
     if request.method == "OPTIONS":
         headers = {"Allow": allow, **exchange.headers, **preflight_headers(request.headers, cors, allow)}
-        return web.Response(status=204, headers=headers)
+        return WholeResponse(b"", headers, 204)
     message = f"Not allowed to {request.method[:20]} on this URL; allowed: {allow}."
     raise EdgeError(message, status=405, code="method_not_allowed", headers={"Allow": allow})
 
@@ -124,11 +124,11 @@ def _without_handler(exchange: Exchange, methods: Mapping[str, Route], cors: Map
 class EdgeConnection(web.RequestHandler):
     """One connection: refused if there are too many, and told in JSON what is wrong with its HTTP."""
 
-    __slots__ = ("_edge", "_settings", "_silence", "_stall", "_unsent")
+    __slots__ = ("_metrics", "_settings", "_silence", "_stall", "_unsent")
 
     def __init__(self, server: EdgeServer, settings: EdgeSettings, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
-        self._edge = server
+        self._metrics = server.metrics
         self._settings = settings
         self._silence: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
@@ -138,11 +138,10 @@ class EdgeConnection(web.RequestHandler):
         """Takes a connection in, or refuses it."""
         super().connection_made(transport)
         transport = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
-        edge = self._edge
-        edge.open_connections += 1
-        edge.metrics.open_connections.inc()
-        if edge.open_connections > self._settings.max_connections:
-            edge.metrics.refused_connections.inc()
+        metrics = self._metrics
+        metrics.open_connections += 1
+        if metrics.open_connections > self._settings.max_connections:
+            metrics.refused_connections += 1
             transport.write(_refusal())
             self.force_close()
             return
@@ -151,8 +150,7 @@ class EdgeConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Lets a connection go; what was begun for it is cancelled."""
-        self._edge.open_connections -= 1
-        self._edge.metrics.open_connections.dec()
+        self._metrics.open_connections -= 1
         if self._silence is not None:
             self._silence.cancel()
         self._forget_stall()

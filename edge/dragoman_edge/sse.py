@@ -80,6 +80,7 @@ class EventStream(Generic[BatchT]):
         self._request = exchange.request
         self._protocol = exchange.request.protocol
         self._renderer = renderer
+        self._render = renderer.render
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._chunked = exchange.request.version >= HttpVersion11
@@ -100,7 +101,7 @@ class EventStream(Generic[BatchT]):
         if not self._run_id:
             self._run_id = message.run_id
         try:
-            data = self._renderer.render(message)
+            data = self._render(message)
         except Exception:
             logger.exception("a batch could not be rendered", extra={"run_id": self._run_id})
             self._end(internal_error())

@@ -39,16 +39,19 @@ def chat_routes(edge: Edge) -> list[Route]:
         body = await read_json_object(exchange.request, edge.settings)
         checked = check_request(body)
         options = options_of(checked)
-        request = StreamRunRequest() if checked.get("stream") else ExecuteRunRequest()
+        if not checked.get("stream"):
+            plain = ExecuteRunRequest()
+            fill_chat_spec(plain.spec.chat, checked)
+            _apply_headers(exchange, plain)
+            run = (await answer_of(edge.core.runs.ExecuteRun(plain, metadata=exchange.metadata()))).run
+            raise_unless_completed(run)
+            return exchange.json(render_completion(run, options), run_id=run.id)
+        request = StreamRunRequest()
         fill_chat_spec(request.spec.chat, checked)
         _apply_headers(exchange, request)
-        if isinstance(request, ExecuteRunRequest):
-            answer = await answer_of(edge.core.runs.ExecuteRun(request, metadata=exchange.metadata()))
-            raise_unless_completed(answer.run)
-            return exchange.json(render_completion(answer.run, options), run_id=answer.run.id)
         metadata = exchange.metadata()
         stream = EventStream(exchange, ChatRenderer(options), edge.settings)
-        with edge.metrics.open_streams.track_inprogress():
+        with edge.metrics.open_stream():
             return await stream.run(
                 lambda sink: open_stream(edge.core.channel, STREAM_RUN, request, sink, metadata=metadata)
             )

@@ -7,8 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from aiohttp import web
 
+from dragoman_edge.response import WholeResponse
 from dragoman_edge.routing import Route
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def docs_routes(all_routes: Callable[[], Sequence[Route]]) -> list[Route]:
             "Content-Type": "text/html; charset=utf-8",
             "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
         }
-        return web.Response(body=rendered()[1], headers=headers)
+        return WholeResponse(rendered()[1], headers)
 
     return [
         Route(

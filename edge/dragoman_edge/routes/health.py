@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import grpc
-from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from dragoman.reasons import Reason
 from dragoman_edge.errors import EdgeError
+from dragoman_edge.response import WholeResponse
 from dragoman_edge.routing import Route
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def health_routes(edge: Edge) -> list[Route]:
 
     async def metrics(exchange: Exchange) -> StreamResponse:
         headers = exchange.headers | {"Content-Type": CONTENT_TYPE_LATEST}
-        return web.Response(body=generate_latest(edge.registry), headers=headers)
+        return WholeResponse(generate_latest(edge.registry), headers)
 
     status = {"application/json": "Status"}
     return [

@@ -61,7 +61,7 @@ def run_routes(edge: Edge) -> list[Route]:
         request = WatchRunRequest(run_id=exchange.params["run_id"], after_sequence=_after(exchange))
         metadata = exchange.metadata()
         stream = EventStream(exchange, RunRenderer(), edge.settings)
-        with edge.metrics.open_streams.track_inprogress():
+        with edge.metrics.open_stream():
             return await stream.run(
                 lambda sink: open_stream(edge.core.channel, WATCH_RUN, request, sink, metadata=metadata)
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 from typing import TYPE_CHECKING, Any
 
-from dragoman.v1.message_pb2 import ImageDetail, Message, Part, Role, ToolKind
+from dragoman.v1.message_pb2 import TOOL_KIND_CUSTOM, TOOL_KIND_FUNCTION, ImageDetail, Message, Part, Role
 from dragoman_edge.dialects.openai.request import invalid, missing
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def add_messages(spec: ChatSpec, messages: Iterable[schemas.Message]) -> None:
         EdgeError: If base64 is broken, a message says nothing, or a function's answer has no call.
     """
     function_calls: dict[str, str] = {}
+    add_message = spec.messages.add
     for index, message in enumerate(messages):
-        target = spec.messages.add()
+        target = add_message()
         target.role = _ROLES[message["role"]]
         content = message.get("content")
         if message["role"] == "assistant":
@@ -94,7 +95,7 @@ def _add_assistant(
             )
         made = target.parts.add().tool_call
         made.id, made.name, made.arguments = call_id, function["name"], function["arguments"]
-        made.kind = ToolKind.TOOL_KIND_FUNCTION
+        made.kind = TOOL_KIND_FUNCTION
         function_calls[function["name"]] = call_id
     if name := message.get("name"):
         target.name = name
@@ -106,10 +107,10 @@ def _add_tool_call(target: Message, call: schemas.ToolCall) -> None:
     made = target.parts.add().tool_call
     made.id = call["id"]
     if call["type"] == "function":
-        made.kind = ToolKind.TOOL_KIND_FUNCTION
+        made.kind = TOOL_KIND_FUNCTION
         made.name, made.arguments = call["function"]["name"], call["function"]["arguments"]
     else:
-        made.kind = ToolKind.TOOL_KIND_CUSTOM
+        made.kind = TOOL_KIND_CUSTOM
         made.name, made.arguments = call["custom"]["name"], call["custom"]["input"]
 
 

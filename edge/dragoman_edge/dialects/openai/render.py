@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dragoman.reasons import Reason
-from dragoman.v1.message_pb2 import ToolKind
+from dragoman.v1.message_pb2 import TOOL_KIND_CUSTOM
 from dragoman_edge.calls import error_of_cancellation, error_of_failure
 from dragoman_edge.dialects.openai.answer import completion_id, finish_reason, logprobs_object, usage_object
 from dragoman_edge.dialects.openai.errors import error_body
@@ -102,12 +102,12 @@ class ChatRenderer:
     def render(self, batch: StreamRunResponse) -> bytes:
         """Returns the chunks of a batch, as they go on the wire; empty if the client need not know of it."""
         chunks: list[bytes] = []
-        events = batch.events
-        for event in events:
+        choices = self._choices
+        for event in batch.events[:]:  # one list is cheaper than to ask the field for each of its items
             kind = event.WhichOneof("kind")
             if kind == "text_delta":
                 delta = event.text_delta
-                choice = self._choices.get(delta.choice_index) or self._open(chunks, delta.choice_index, b'""')
+                choice = choices.get(delta.choice_index) or self._open(chunks, delta.choice_index, b'""')
                 if self._logprobs and delta.logprobs:
                     logprobs = _dumps(logprobs_object(delta.logprobs, ()))
                     self._chunk(chunks, choice, b'{"content":%b}' % _quoted(delta.text), logprobs)
@@ -121,7 +121,7 @@ class ChatRenderer:
             if self.ended:
                 break
         if chunks:
-            self._last_rendered = events[-1].sequence
+            self._last_rendered = event.sequence
         return b"".join(chunks)
 
     def fail(self, error: EdgeError) -> bytes:
@@ -174,7 +174,7 @@ class ChatRenderer:
     def _tool_call_started(self, event: RunEvent, chunks: list[bytes]) -> None:
         call = event.tool_call_started
         choice = self._open(chunks, call.choice_index, b"null")
-        is_custom = call.tool_kind == ToolKind.TOOL_KIND_CUSTOM
+        is_custom = call.tool_kind == TOOL_KIND_CUSTOM
         if is_custom:
             choice.custom_calls.add(call.call_index)
         if self._options.legacy_functions:

@@ -130,7 +130,7 @@ class EventLog:
         now = time.time_ns()
         seconds, nanos = now // 1_000_000_000, now % 1_000_000_000
         apply = self.fold.apply
-        for event in batch.events:
+        for event in batch.events[:]:  # a slice: iterating over the field itself costs twice as much
             sequence += 1
             event.sequence = sequence
             stamp = event.event_time

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dragoman_server.errors import ProviderError
-from dragoman_server.providers.upstream.connection import BYTES_PER_TURN, Connection
+from dragoman_server.providers.upstream.connection import LEAST_PER_TURN, Connection
 
 BODY = bytes(range(256)) * 400
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -46,6 +46,9 @@ class Pool:
 
     def __init__(self) -> None:
         self.reusable: list[bool] = []
+
+    def bytes_per_turn(self) -> int:
+        return LEAST_PER_TURN
 
     def released(self, connection: Connection, *, reusable: bool) -> None:
         self.reusable.append(reusable)
@@ -93,7 +96,7 @@ def connected() -> tuple[Connection, FakeTransport, Pool, Exchange]:
 
 
 async def until_idle() -> None:
-    for _ in range(len(BODY) // BYTES_PER_TURN + 5):
+    for _ in range(len(BODY) // LEAST_PER_TURN + 5):
         await asyncio.sleep(0)
 
 
@@ -101,9 +104,9 @@ async def test_a_long_read_comes_in_bounded_pieces_and_whole() -> None:
     connection, transport, pool, exchange = connected()
     connection.data_received(HEAD + BODY)
     assert not transport.reading
-    assert len(b"".join(exchange.pieces)) < BYTES_PER_TURN
+    assert len(b"".join(exchange.pieces)) < LEAST_PER_TURN
     await until_idle()
-    assert max(map(len, exchange.pieces)) <= BYTES_PER_TURN
+    assert max(map(len, exchange.pieces)) <= LEAST_PER_TURN
     assert b"".join(exchange.pieces) == BODY
     assert exchange.ends == [None]
     assert pool.reusable == [True]
@@ -147,7 +150,7 @@ async def test_bytes_that_come_although_reading_is_paused_keep_their_order() -> 
 
 async def test_a_connection_that_says_more_than_was_asked_is_not_used_again() -> None:
     connection, transport, pool, exchange = connected()
-    connection.data_received(HEAD + BODY + b"x" * (2 * BYTES_PER_TURN))
+    connection.data_received(HEAD + BODY + b"x" * (2 * LEAST_PER_TURN))
     await until_idle()
     assert exchange.ends == [None]
     assert pool.reusable == [False]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
 from dragoman_server.errors import ProviderError, Unavailable
-from dragoman_server.providers.upstream.connection import Connection, unreachable
+from dragoman_server.providers.upstream.connection import LEAST_PER_TURN, Connection, unreachable
 
 if TYPE_CHECKING:
     import ssl
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE = 55.0
 """Seconds that an idle connection is kept, unless the peer announced less."""
+
+BYTES_PER_TURN = 1024 * 1024
+"""Bytes that all exchanges together should be worked on in one turn of the loop: some fifty milliseconds of events."""
 
 _KEEP_ALIVE_MARGIN = 1.0
 """Seconds by which we give up a connection before the peer does."""
@@ -229,6 +232,10 @@ class Client:
         self._active.discard(exchange)
         if exchange.connection is None and exchange.task is None and exchange in self._waiting:
             self._waiting.remove(exchange)
+
+    def bytes_per_turn(self) -> int:
+        """Returns an equal share of a turn for every exchange."""
+        return max(LEAST_PER_TURN, BYTES_PER_TURN // (len(self._active) or 1))
 
     def released(self, connection: Connection, *, reusable: bool) -> None:
         """A connection completed its exchange: the next waiting one takes it, or it rests."""

@@ -42,6 +42,9 @@ class ResponseHandler(Protocol):
 class Owner(Protocol):
     """What a connection tells its pool."""
 
+    def bytes_per_turn(self) -> int:
+        """Returns how many bytes of one connection are worked on before the others have their turn."""
+
     def released(self, connection: Connection, *, reusable: bool) -> None:
         """The exchange is complete."""
 
@@ -65,8 +68,8 @@ class Carried(Protocol):
 
 _NOTHING = memoryview(b"")
 
-BYTES_PER_TURN = 16 * 1024
-"""Most bytes of one connection that are worked on before the others have their turn: some eighty events."""
+LEAST_PER_TURN = 8 * 1024
+"""Bytes of one connection that may always be worked on before the others have their turn: some forty events."""
 
 
 class Connection(asyncio.Protocol):
@@ -148,11 +151,11 @@ class Connection(asyncio.Protocol):
         if self._rest:  # some transports do not pause at once
             self._rest = memoryview(bytes(self._rest) + data)
             return
-        if len(data) > BYTES_PER_TURN:
-            self._rest = memoryview(data)[BYTES_PER_TURN:]
+        if len(data) > LEAST_PER_TURN and len(data) > (most := self._owner.bytes_per_turn()):
+            self._rest = memoryview(data)[most:]
             self.pause()
             self._take_turn()
-            data = data[:BYTES_PER_TURN]
+            data = data[:most]
         self._receive(data)
 
     def _take_turn(self) -> None:
@@ -165,8 +168,9 @@ class Connection(asyncio.Protocol):
         rest = self._rest
         if not rest or self._held_back():
             return
-        self._rest = rest[BYTES_PER_TURN:]
-        self._receive(bytes(rest[:BYTES_PER_TURN]))
+        most = self._owner.bytes_per_turn()
+        self._rest = rest[most:]
+        self._receive(bytes(rest[:most]))
         if not self._held_back():
             self.resume()
 

@@ -15,6 +15,7 @@ from dragoman_cli.settings import load_settings
 from dragoman_server.accounts.service import Accounts, operator
 from dragoman_server.app import store_url
 from dragoman_server.errors import DragomanError
+from dragoman_server.paging import MAX_PAGE_SIZE
 from dragoman_server.store.database import open_store
 
 if TYPE_CHECKING:
@@ -52,11 +53,10 @@ def list_all(config: Path | None, flags: Mapping[str, object]) -> None:
     """
 
     async def work() -> list[KeyRecord]:
-        found: list[KeyRecord] = []
         async with _accounts(config, flags) as accounts:
-            token = "-"
+            found, token = await accounts.list_keys(operator(), MAX_PAGE_SIZE)
             while token:
-                page, token = await accounts.list_keys(operator(), 1000, token.strip("-"))
+                page, token = await accounts.list_keys(operator(), MAX_PAGE_SIZE, token)
                 found += page
         return found
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
 from typing import TYPE_CHECKING
 
 from dragoman.v1.account_service_pb2 import KeyRole
+from dragoman_server import paging
 from dragoman_server.accounts.authentication import Authenticator
-from dragoman_server.accounts.page_tokens import KEY_ID, decode_page_token, encode_page_token
 from dragoman_server.accounts.secrets import (
     MAX_SECRET_CHARS,
     MIN_CHOSEN_CHARS,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from dragoman_server.store.base import KeyStore
 
 MAX_NAME_CHARS = 128
-DEFAULT_PAGE = 50
-MAX_PAGE = 1000
+KEY_ID = re.compile(r"key_[0-9a-f]{32}", re.ASCII)
+"""What the id of a key looks like."""
 LAST_TIME = 253_402_300_799_999_999
 """The last microsecond of the year 9999: the end of time in the contract."""
 
@@ -114,15 +115,13 @@ class Accounts:
             InvalidRequest: If the size is negative, or the token is not of this account.
         """
         _require_admin(caller)
-        if page_size < 0:
-            raise InvalidRequest("page_size must not be negative", field="page_size")
-        size = min(page_size or DEFAULT_PAGE, MAX_PAGE)
-        after = decode_page_token(caller.account_id, page_token) if page_token else None
+        size = paging.page_size(page_size)
+        after = _position(paging.decode_token(caller.account_id, page_token, int, str))
         keys = await self._keys.page(caller.account_id, limit=size + 1, after=after)
         if len(keys) <= size:
             return keys, ""
         last = keys[size - 1]
-        return keys[:size], encode_page_token(caller.account_id, (last.create_time, last.id))
+        return keys[:size], paging.encode_token(caller.account_id, last.create_time, last.id)
 
     async def revoke_key(self, caller: Caller, key_id: str) -> KeyRecord:
         """Revokes a key, at once for this process and within seconds for others. Repeatable.
@@ -191,6 +190,14 @@ class Accounts:
 
     def _now(self) -> int:
         return int(self._clock() * 1_000_000)
+
+
+def _position(decoded: paging.Position) -> tuple[int, str] | None:
+    """Returns the time of creation and the id that a page of keys begins behind, None for the first page."""
+    match decoded:
+        case (int(create_time), str(key_id)):
+            return create_time, key_id
+    return None
 
 
 def _require_admin(caller: Caller) -> None:

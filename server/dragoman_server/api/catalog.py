@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from dragoman.v1 import catalog_service_pb2_grpc
 from dragoman.v1.catalog_service_pb2 import GetModelRequest, GetModelResponse, ListModelsRequest, ListModelsResponse
-from dragoman_server.api.paging import decode_token, encode_token, page_size
 from dragoman_server.api.status import mapped
+from dragoman_server.paging import decode_token, encode_token, page_size
 
 if TYPE_CHECKING:
     import grpc
@@ -32,8 +32,8 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
     @mapped
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         size = page_size(request.page_size)
-        after = decode_token(PAGE_SCOPE, request.page_token)
-        models = [model for model in self._catalog.list() if model.id > after]
+        after = decode_token(PAGE_SCOPE, request.page_token, str)
+        models = [model for model in self._catalog.list() if not after or model.id > str(after[0])]
         response = ListModelsResponse(models=models[:size])
         if len(models) > size:
             response.next_page_token = encode_token(PAGE_SCOPE, models[size - 1].id)

@@ -24,10 +24,10 @@ from dragoman.v1.run_service_pb2 import (
     WatchRunResponse,
 )
 from dragoman_server.api.interceptors import caller_of
-from dragoman_server.api.paging import decode_token, encode_token, page_size
 from dragoman_server.api.status import mapped
 from dragoman_server.api.streams import relay
 from dragoman_server.errors import InvalidRequest
+from dragoman_server.paging import decode_token, encode_token, page_size
 from dragoman_server.runs.service import Runs, StartOptions
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     async def ListRuns(self, request: ListRunsRequest, context: Context) -> ListRunsResponse:
         caller = caller_of()
         size = page_size(request.page_size)
-        before = decode_token(caller.account_id, request.page_token)
-        found = self._runs.list(caller, size + 1, before)
+        before = decode_token(caller.account_id, request.page_token, str)
+        found = self._runs.list(caller, size + 1, str(before[0]) if before else "")
         response = ListRunsResponse()
         for run in found[:size]:
             listed = response.runs.add()

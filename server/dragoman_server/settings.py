@@ -55,6 +55,8 @@ class LimitSettings(Section):
     """Most open connections of the REST edge; more are closed at once."""
     body_timeout: Seconds = 30
     """How long a client may take to send a request body."""
+    idle_timeout: Seconds = 75
+    """How long a connection without a request is kept open."""
     max_active_runs: Count = 5_000
     """Most runs at a time; more are refused with OVERLOADED."""
 

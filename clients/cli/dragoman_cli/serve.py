@@ -225,6 +225,7 @@ def edge_settings(settings: Settings) -> EdgeSettings:
         max_header_bytes=limits.max_header_bytes,
         max_connections=limits.max_connections,
         body_timeout=limits.body_timeout,
+        idle_timeout=limits.idle_timeout,
         hold_headers=sse.hold_headers,
         keep_alive=sse.keep_alive,
         write_buffer=sse.write_buffer,

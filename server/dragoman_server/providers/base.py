@@ -13,7 +13,7 @@ from dragoman.v1.run_service_pb2 import StreamRunResponse as EventBatch
 from dragoman_server.errors import DragomanError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from dragoman.v1.catalog_service_pb2 import Model
     from dragoman.v1.failure_pb2 import Failure
@@ -142,7 +142,7 @@ class _QueueSink:
         self.queue.put_nowait(failure)
 
 
-async def iterate(provider: Provider, request: GenerationRequest) -> AsyncIterator[EventBatch]:
+async def iterate(provider: Provider, request: GenerationRequest) -> AsyncGenerator[EventBatch, None]:
     """Yields the batches of a generation, for tests and for code that would rather pull; leaving it cancels.
 
     Raises:

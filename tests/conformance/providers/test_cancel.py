@@ -2,18 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
 
 from dragoman_server.providers.base import iterate
 from tests.conformance.providers.cases import Case, Feature, for_cases
 from tests.support.generation import BOUND, Recording, generate, start
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from dragoman_server.providers.base import EventBatch
 
 
 async def cancelled(recording: Recording) -> None:
@@ -103,7 +98,7 @@ async def test_one_cancelled_generation_leaves_the_others_alone(case: Case) -> N
 @for_cases()
 async def test_leaving_an_iteration_cancels(case: Case) -> None:
     async with case.open() as provider:
-        batches = cast("AsyncGenerator[EventBatch]", iterate(provider, case.request()))
+        batches = iterate(provider, case.request())
         async with asyncio.timeout(BOUND):
             assert (await anext(batches)).events
             await batches.aclose()

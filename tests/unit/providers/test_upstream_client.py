@@ -265,19 +265,32 @@ async def test_bytes_that_nobody_asked_for_close_an_idle_connection() -> None:
 
 async def test_requests_wait_in_order_for_a_free_connection() -> None:
     order: list[bytes] = []
+    answers = asyncio.Semaphore(0)
 
     async def note(request: Request, connection: Connection) -> None:
         order.append(request.body)
+        await answers.acquire()
         await connection.write(HELLO)
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(order) < count:
+                await asyncio.sleep(0.001)
 
     async with serving(note, max_connections=2) as (server, client):
         requests = [REQUEST[:-2] + b"%02d" % at for at in range(4)]
         handlers = [ask(client, request) for request in requests]
         with pytest.raises(Unavailable):
             ask(client)
+        await until(2)
+        assert sorted(order) == [b"00", b"01"]
+        for count in (3, 4):  # one connection after the other becomes free
+            answers.release()
+            await until(count)
+        answers.release()
+        answers.release()
         for handler in handlers:
             assert await handler.end() is None
-        assert sorted(order[:2]) == [b"00", b"01"]
         assert order[2:] == [b"02", b"03"]
         assert server.connection_count == 2
 

@@ -52,7 +52,6 @@ class Core:
         settings: The settings.
         bootstrap_key: A secret that shall be an ADMIN key of the server.
         registry: Where metrics are exposed; its own if not given.
-        serve_grpc: Whether to open the gRPC port.
         check_frozen: Whether the in-process channel checks that nobody changes a message (for tests).
     """
 
@@ -62,7 +61,6 @@ class Core:
         *,
         bootstrap_key: str | None = None,
         registry: CollectorRegistry | None = None,
-        serve_grpc: bool = True,
         check_frozen: bool = False,
     ) -> None:
         self.settings = settings
@@ -87,11 +85,9 @@ class Core:
         limit = settings.limits.max_request_bytes
         self._inprocess = InProcessServer(interceptors, max_message_bytes=limit, check_frozen=check_frozen)
         add_services(self._inprocess, servicers)
-        self._grpc_server: grpc.aio.Server | None = None
-        if serve_grpc:
-            self._grpc_server = make_grpc_server(
-                servicers, interceptors, max_message_bytes=limit, reflection=settings.server.reflection
-            )
+        self._grpc_server = make_grpc_server(
+            servicers, interceptors, max_message_bytes=limit, reflection=settings.server.reflection
+        )
 
     def channel(self) -> InProcessChannel:
         """Returns a channel to this core within the process."""
@@ -109,8 +105,7 @@ class Core:
         await self._report_health(Serving.NOT_SERVING)
         loop = asyncio.get_running_loop()
         self._opening = [loop.create_task(provider.open()) for provider in self.providers]
-        if self._grpc_server is not None:
-            await self._listen(self._grpc_server)
+        await self._listen(self._grpc_server)
         self._watching = loop.create_task(self._serve_when_ready())
 
     async def wait_ready(self) -> None:
@@ -131,8 +126,7 @@ class Core:
         await self._report_health(Serving.NOT_SERVING)
         await self.runs.drain(grace)
         await self._inprocess.stop(1.0)
-        if self._grpc_server is not None:
-            await self._grpc_server.stop(1.0)
+        await self._grpc_server.stop(1.0)
         tasks = [task for task in (*self._opening, self._watching) if task is not None]
         for task in tasks:
             task.cancel()

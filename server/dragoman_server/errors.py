@@ -3,8 +3,7 @@
     DragomanError
     ├── InvalidRequest            the request breaks the contract
     │   ├── UnsupportedFeature    the model cannot do what is asked for
-    │   ├── ContextLengthExceeded the prompt does not fit
-    │   └── RequestTooLarge
+    │   └── ContextLengthExceeded the prompt does not fit
     ├── Unauthenticated           missing, wrong, expired or revoked key
     ├── Forbidden                 the key does not permit this
     ├── NotFound                  unknown, or another account's
@@ -94,12 +93,6 @@ class ContextLengthExceeded(InvalidRequest):
     """The prompt does not fit the model's context."""
 
     default_reason = Reason.CONTEXT_LENGTH_EXCEEDED
-
-
-class RequestTooLarge(InvalidRequest):
-    """The request is larger than the server takes."""
-
-    default_reason = Reason.REQUEST_TOO_LARGE
 
 
 class Unauthenticated(DragomanError):

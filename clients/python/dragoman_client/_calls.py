@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 ResponseT = TypeVar("ResponseT")
-ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)

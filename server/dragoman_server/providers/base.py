@@ -39,14 +39,12 @@ class GenerationRequest(NamedTuple):
         model: The provider's own name of the model (`spec.model` is what the client asked for).
         choice_index: The index that the events must carry.
         incremental: Whether someone reads along; if false, the whole answer may come in one batch.
-        run_id: The run, for logs and tracing headers.
     """
 
     spec: ChatSpec
     model: str
     choice_index: int = 0
     incremental: bool = True
-    run_id: str = ""
 
 
 class GenerationSink(Protocol):
@@ -61,7 +59,7 @@ class GenerationSink(Protocol):
         Allowed kinds: text_delta, reasoning_delta, refusal_delta, audio_delta, tool_call_started,
         tool_call_arguments_delta, tool_call_completed, choice_finished, usage_reported (`last_call` only). A tool call
         is started once, with its id and name, then gets its arguments, then is completed. Exactly one choice_finished
-        precedes a good end; nothing but usage_reported follows it.
+        precedes a good end; nothing but usage_reported follows it. A usage_reported is the last event of its batch.
         """
 
     def on_end(self, failure: Failure | None) -> None:

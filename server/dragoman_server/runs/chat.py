@@ -63,12 +63,12 @@ class ChatWork:
         try:
             for index in range(count):
                 choice_spec = spec if index == 0 else _for_choice(spec, index)
-                request = GenerationRequest(choice_spec, target.upstream_model, index, self._incremental, self._run.id)
+                request = GenerationRequest(choice_spec, target.upstream_model, index, self._incremental)
                 self._generations.append(target.provider.start(request, _ChoiceSink(self, index)))
-        except DragomanError as error:
+        except Exception as error:
             self._pending = 0
             self.cancel()
-            if error.field:
+            if isinstance(error, DragomanError) and error.field:
                 error.field = f"spec.chat.{error.field}"  # providers see no more than the chat
             raise
         batch = EventBatch()

@@ -197,11 +197,6 @@ class EventLog:
         while len(self._ring) > 1:
             self._evict_oldest()
 
-    @property
-    def kept_bytes(self) -> int:
-        """Size of the kept events, in bytes."""
-        return self._bytes
-
     def _pump(self, subscription: Subscription) -> None:
         """Delivers to one watcher until it has all, holds, left, or had its share of this turn of the loop."""
         share = subscription.next_sequence + EVENTS_PER_TURN

@@ -10,6 +10,8 @@ from dragoman.v1.event_pb2 import CancelReason
 from dragoman.v1.message_pb2 import Role
 from dragoman.v1.run_pb2 import DisconnectPolicy, Durability, Run, RunSpec
 from dragoman_server.errors import DragomanError, EventsEvicted, IdempotencyConflict, InvalidRequest, NotFound
+from dragoman_server.providers.base import GenerationRequest, GenerationSink
+from dragoman_server.providers.scripted import ScriptedProvider
 from dragoman_server.runs.run import LiveRun
 from dragoman_server.runs.service import Runs, StartOptions
 from dragoman_server.settings import LimitSettings, RunSettings
@@ -119,6 +121,27 @@ async def test_a_failure_is_the_end_and_says_why(script: dict[str, Any], reason:
         assert record.failure.reason == reason
         assert watcher.kinds[-1] == "run_failed"
         assert watcher.kinds.count("run_failed") == 1
+
+
+async def test_a_choice_that_is_refused_takes_the_others_back() -> None:
+    class Refusing(ScriptedProvider):
+        def start(self, request: GenerationRequest, sink: GenerationSink) -> Any:
+            if request.choice_index == 2:
+                raise RuntimeError("a fault of the provider")
+            started.append(super().start(request, sink))
+            return started[-1]
+
+    started: list[Any] = []
+    provider = Refusing("demo")
+    async with engine(provider=provider) as runs:
+        spec = chat_spec(**HANGING)
+        spec.chat.sampling.choice_count = 3
+        with pytest.raises(RuntimeError):
+            start(runs, spec)
+        await asyncio.sleep(0.01)
+        assert len(started) == 2
+        assert not provider._running
+        assert runs.active == 0
 
 
 async def test_a_provider_without_usage_is_estimated() -> None:

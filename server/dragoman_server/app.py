@@ -137,7 +137,7 @@ class Core:
 
     async def _listen(self, server: grpc.aio.Server) -> None:
         options = self.settings.server
-        address = f"{options.host}:{options.grpc_port}"
+        address = authority(options.host, options.grpc_port)
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
@@ -145,7 +145,7 @@ class Core:
         if options.grpc_socket is not None:
             server.add_insecure_port(f"unix:{options.grpc_socket}")
         await server.start()
-        self.grpc_address = f"{options.host}:{port}"
+        self.grpc_address = authority(options.host, port)
 
     async def _serve_when_ready(self) -> None:
         results = await asyncio.gather(*self._opening, return_exceptions=True)
@@ -158,6 +158,11 @@ class Core:
     async def _report_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
+
+
+def authority(host: str, port: int) -> str:
+    """Returns an address as gRPC takes it: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def store_url(settings: Settings) -> str:

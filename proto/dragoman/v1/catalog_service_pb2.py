@@ -26,25 +26,41 @@ from dragoman.v1 import sampling_pb2 as dragoman_dot_v1_dot_sampling__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!dragoman/v1/catalog_service.proto\x12\x0b\x64ragoman.v1\x1a\x1a\x64ragoman/v1/sampling.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x16\n\x0eupstream_model\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\x05\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x05\x12/\n\x10input_modalities\x18\x08 \x03(\x0e\x32\x15.dragoman.v1.Modality\x12\x30\n\x11output_modalities\x18\t \x03(\x0e\x32\x15.dragoman.v1.Modality\x12\x34\n\x0c\x63\x61pabilities\x18\n \x01(\x0b\x32\x1e.dragoman.v1.ModelCapabilities\x12\x12\n\nis_default\x18\x0b \x01(\x08\x12\r\n\x05ready\x18\x0c \x01(\x08\"\x81\x01\n\x11ModelCapabilities\x12\r\n\x05tools\x18\x01 \x01(\x08\x12\x13\n\x0bjson_schema\x18\x02 \x01(\x08\x12\x13\n\x0bjson_object\x18\x03 \x01(\x08\x12\x10\n\x08logprobs\x18\x04 \x01(\x08\x12\x11\n\treasoning\x18\x05 \x01(\x08\x12\x0e\n\x06vision\x18\x06 \x01(\x08\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.dragoman.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.dragoman.v1.Model2\xa8\x01\n\x0e\x43\x61talogService\x12M\n\nListModels\x12\x1e.dragoman.v1.ListModelsRequest\x1a\x1f.dragoman.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.dragoman.v1.GetModelRequest\x1a\x1d.dragoman.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!dragoman/v1/catalog_service.proto\x12\x0b\x64ragoman.v1\x1a\x1a\x64ragoman/v1/sampling.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x05\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x16\n\x0eupstream_model\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\x05\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x05\x12/\n\x10input_modalities\x18\x08 \x03(\x0e\x32\x15.dragoman.v1.Modality\x12\x30\n\x11output_modalities\x18\t \x03(\x0e\x32\x15.dragoman.v1.Modality\x12\x34\n\x0c\x63\x61pabilities\x18\n \x01(\x0b\x32\x1e.dragoman.v1.ModelCapabilities\x12\x12\n\nis_default\x18\x0b \x01(\x08\x12\r\n\x05ready\x18\x0c \x01(\x08\x12(\n\x06prices\x18\r \x01(\x0b\x32\x18.dragoman.v1.ModelPrices\x12.\n\x06limits\x18\x0e \x03(\x0b\x32\x1e.dragoman.v1.Model.LimitsEntry\x12\x32\n\x08\x64\x65\x66\x61ults\x18\x0f \x03(\x0b\x32 .dragoman.v1.Model.DefaultsEntry\x12\x0e\n\x06\x63lamps\x18\x10 \x01(\x08\x12)\n\x07targets\x18\x11 \x03(\x0b\x32\x18.dragoman.v1.ModelTarget\x1aG\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.dragoman.v1.NumberRange:\x02\x38\x01\x1a/\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"n\n\x0bModelPrices\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x14\n\x0cinput_micros\x18\x02 \x01(\x03\x12\x15\n\routput_micros\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_micros\x18\x04 \x01(\x03\"\'\n\x0bNumberRange\x12\x0b\n\x03min\x18\x01 \x01(\x01\x12\x0b\n\x03max\x18\x02 \x01(\x01\"\xa8\x02\n\x0bModelTarget\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0eupstream_model\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x05\x12\r\n\x05order\x18\x04 \x01(\x05\x12/\n\x06health\x18\x05 \x01(\x0e\x32\x1f.dragoman.v1.ModelTarget.Health\x12\x11\n\tin_flight\x18\x06 \x01(\x05\x12\x0e\n\x06queued\x18\x07 \x01(\x05\x12\x12\n\nlatency_ms\x18\x08 \x01(\x05\"h\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n\tHEALTH_UP\x10\x01\x12\x0f\n\x0bHEALTH_DOWN\x10\x02\x12\x12\n\x0eHEALTH_PROBING\x10\x03\x12\x12\n\x0eHEALTH_LOADING\x10\x04\"\xc0\x01\n\x11ModelCapabilities\x12\r\n\x05tools\x18\x01 \x01(\x08\x12\x13\n\x0bjson_schema\x18\x02 \x01(\x08\x12\x13\n\x0bjson_object\x18\x03 \x01(\x08\x12\x10\n\x08logprobs\x18\x04 \x01(\x08\x12\x11\n\treasoning\x18\x05 \x01(\x08\x12\x0e\n\x06vision\x18\x06 \x01(\x08\x12\x0c\n\x04\x63hat\x18\x07 \x01(\x08\x12\x12\n\nembeddings\x18\x08 \x01(\x08\x12\x1b\n\x13parallel_tool_calls\x18\t \x01(\x08\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.dragoman.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.dragoman.v1.Model2\xa8\x01\n\x0e\x43\x61talogService\x12M\n\nListModels\x12\x1e.dragoman.v1.ListModelsRequest\x1a\x1f.dragoman.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.dragoman.v1.GetModelRequest\x1a\x1d.dragoman.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.catalog_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MODEL_LIMITSENTRY']._loaded_options = None
+  _globals['_MODEL_LIMITSENTRY']._serialized_options = b'8\001'
+  _globals['_MODEL_DEFAULTSENTRY']._loaded_options = None
+  _globals['_MODEL_DEFAULTSENTRY']._serialized_options = b'8\001'
   _globals['_MODEL']._serialized_start=112
-  _globals['_MODEL']._serialized_end=476
-  _globals['_MODELCAPABILITIES']._serialized_start=479
-  _globals['_MODELCAPABILITIES']._serialized_end=608
-  _globals['_LISTMODELSREQUEST']._serialized_start=610
-  _globals['_LISTMODELSREQUEST']._serialized_end=668
-  _globals['_LISTMODELSRESPONSE']._serialized_start=670
-  _globals['_LISTMODELSRESPONSE']._serialized_end=751
-  _globals['_GETMODELREQUEST']._serialized_start=753
-  _globals['_GETMODELREQUEST']._serialized_end=788
-  _globals['_GETMODELRESPONSE']._serialized_start=790
-  _globals['_GETMODELRESPONSE']._serialized_end=843
-  _globals['_CATALOGSERVICE']._serialized_start=846
-  _globals['_CATALOGSERVICE']._serialized_end=1014
+  _globals['_MODEL']._serialized_end=799
+  _globals['_MODEL_LIMITSENTRY']._serialized_start=679
+  _globals['_MODEL_LIMITSENTRY']._serialized_end=750
+  _globals['_MODEL_DEFAULTSENTRY']._serialized_start=752
+  _globals['_MODEL_DEFAULTSENTRY']._serialized_end=799
+  _globals['_MODELPRICES']._serialized_start=801
+  _globals['_MODELPRICES']._serialized_end=911
+  _globals['_NUMBERRANGE']._serialized_start=913
+  _globals['_NUMBERRANGE']._serialized_end=952
+  _globals['_MODELTARGET']._serialized_start=955
+  _globals['_MODELTARGET']._serialized_end=1251
+  _globals['_MODELTARGET_HEALTH']._serialized_start=1147
+  _globals['_MODELTARGET_HEALTH']._serialized_end=1251
+  _globals['_MODELCAPABILITIES']._serialized_start=1254
+  _globals['_MODELCAPABILITIES']._serialized_end=1446
+  _globals['_LISTMODELSREQUEST']._serialized_start=1448
+  _globals['_LISTMODELSREQUEST']._serialized_end=1506
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1508
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1589
+  _globals['_GETMODELREQUEST']._serialized_start=1591
+  _globals['_GETMODELREQUEST']._serialized_end=1626
+  _globals['_GETMODELRESPONSE']._serialized_start=1628
+  _globals['_GETMODELRESPONSE']._serialized_end=1681
+  _globals['_CATALOGSERVICE']._serialized_start=1684
+  _globals['_CATALOGSERVICE']._serialized_end=1852
 # @@protoc_insertion_point(module_scope)

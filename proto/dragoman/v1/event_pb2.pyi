@@ -94,16 +94,20 @@ class RunStarted(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class StepStarted(_message.Message):
-    __slots__ = ("step_id", "provider", "upstream_model", "attempt")
+    __slots__ = ("step_id", "provider", "upstream_model", "attempt", "dropped_params", "emulated_features")
     STEP_ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     UPSTREAM_MODEL_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_PARAMS_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_FEATURES_FIELD_NUMBER: _ClassVar[int]
     step_id: str
     provider: str
     upstream_model: str
     attempt: int
-    def __init__(self, step_id: _Optional[str] = ..., provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+    dropped_params: _containers.RepeatedScalarFieldContainer[str]
+    emulated_features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, step_id: _Optional[str] = ..., provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., attempt: _Optional[int] = ..., dropped_params: _Optional[_Iterable[str]] = ..., emulated_features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StepRestarted(_message.Message):
     __slots__ = ("step_id", "discards_from_sequence")
@@ -114,24 +118,28 @@ class StepRestarted(_message.Message):
     def __init__(self, step_id: _Optional[str] = ..., discards_from_sequence: _Optional[int] = ...) -> None: ...
 
 class TextDelta(_message.Message):
-    __slots__ = ("choice_index", "text", "logprobs")
+    __slots__ = ("choice_index", "text", "logprobs", "citations")
     CHOICE_INDEX_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    CITATIONS_FIELD_NUMBER: _ClassVar[int]
     choice_index: int
     text: str
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
-    def __init__(self, choice_index: _Optional[int] = ..., text: _Optional[str] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
+    citations: _containers.RepeatedCompositeFieldContainer[_message_pb2.Citation]
+    def __init__(self, choice_index: _Optional[int] = ..., text: _Optional[str] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., citations: _Optional[_Iterable[_Union[_message_pb2.Citation, _Mapping]]] = ...) -> None: ...
 
 class ReasoningDelta(_message.Message):
-    __slots__ = ("choice_index", "text", "signature")
+    __slots__ = ("choice_index", "text", "signature", "redacted")
     CHOICE_INDEX_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    REDACTED_FIELD_NUMBER: _ClassVar[int]
     choice_index: int
     text: str
     signature: bytes
-    def __init__(self, choice_index: _Optional[int] = ..., text: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    redacted: bool
+    def __init__(self, choice_index: _Optional[int] = ..., text: _Optional[str] = ..., signature: _Optional[bytes] = ..., redacted: _Optional[bool] = ...) -> None: ...
 
 class RefusalDelta(_message.Message):
     __slots__ = ("choice_index", "text", "logprobs")
@@ -180,18 +188,20 @@ class TopLogprob(_message.Message):
     def __init__(self, token: _Optional[str] = ..., logprob: _Optional[float] = ..., token_bytes: _Optional[bytes] = ...) -> None: ...
 
 class ToolCallStarted(_message.Message):
-    __slots__ = ("choice_index", "call_index", "call_id", "name", "tool_kind")
+    __slots__ = ("choice_index", "call_index", "call_id", "name", "tool_kind", "signature")
     CHOICE_INDEX_FIELD_NUMBER: _ClassVar[int]
     CALL_INDEX_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TOOL_KIND_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     choice_index: int
     call_index: int
     call_id: str
     name: str
     tool_kind: _message_pb2.ToolKind
-    def __init__(self, choice_index: _Optional[int] = ..., call_index: _Optional[int] = ..., call_id: _Optional[str] = ..., name: _Optional[str] = ..., tool_kind: _Optional[_Union[_message_pb2.ToolKind, str]] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, choice_index: _Optional[int] = ..., call_index: _Optional[int] = ..., call_id: _Optional[str] = ..., name: _Optional[str] = ..., tool_kind: _Optional[_Union[_message_pb2.ToolKind, str]] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class ToolCallArgumentsDelta(_message.Message):
     __slots__ = ("choice_index", "call_index", "arguments")

@@ -25,39 +25,41 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64ragoman/v1/message.proto\x12\x0b\x64ragoman.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x07Message\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.dragoman.v1.Role\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.dragoman.v1.Part\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xa0\x03\n\x04Part\x12%\n\x04text\x18\x01 \x01(\x0b\x32\x15.dragoman.v1.TextPartH\x00\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x16.dragoman.v1.ImagePartH\x00\x12\'\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x16.dragoman.v1.AudioPartH\x00\x12%\n\x04\x66ile\x18\x04 \x01(\x0b\x32\x15.dragoman.v1.FilePartH\x00\x12/\n\treasoning\x18\x05 \x01(\x0b\x32\x1a.dragoman.v1.ReasoningPartH\x00\x12+\n\x07refusal\x18\x06 \x01(\x0b\x32\x18.dragoman.v1.RefusalPartH\x00\x12*\n\ttool_call\x18\x07 \x01(\x0b\x32\x15.dragoman.v1.ToolCallH\x00\x12.\n\x0btool_result\x18\x08 \x01(\x0b\x32\x17.dragoman.v1.ToolResultH\x00\x12\x36\n\x10\x63\x61\x63he_breakpoint\x18\t \x01(\x0b\x32\x1c.dragoman.v1.CacheBreakpointB\x06\n\x04kind\"\x18\n\x08TextPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"r\n\tImagePart\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12(\n\x06\x64\x65tail\x18\x04 \x01(\x0e\x32\x18.dragoman.v1.ImageDetailB\x08\n\x06source\"\x80\x01\n\tAudioPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08\x61udio_id\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x12\n\ntranscript\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x08\x46ilePart\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x11\n\x07\x66ile_id\x18\x02 \x01(\tH\x00\x12\r\n\x03url\x18\x03 \x01(\tH\x00\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x12\n\nmedia_type\x18\x05 \x01(\tB\x08\n\x06source\"0\n\rReasoningPart\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x1b\n\x0bRefusalPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"\\\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.dragoman.v1.ToolKind\"Q\n\nToolResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.dragoman.v1.Part\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"\x1e\n\x0f\x43\x61\x63heBreakpoint\x12\x0b\n\x03ttl\x18\x01 \x01(\t*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x8a\x01\n\x0bImageDetail\x12\x1c\n\x18IMAGE_DETAIL_UNSPECIFIED\x10\x00\x12\x15\n\x11IMAGE_DETAIL_AUTO\x10\x01\x12\x14\n\x10IMAGE_DETAIL_LOW\x10\x02\x12\x15\n\x11IMAGE_DETAIL_HIGH\x10\x03\x12\x19\n\x15IMAGE_DETAIL_ORIGINAL\x10\x04*S\n\x08ToolKind\x12\x19\n\x15TOOL_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12TOOL_KIND_FUNCTION\x10\x01\x12\x14\n\x10TOOL_KIND_CUSTOM\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64ragoman/v1/message.proto\x12\x0b\x64ragoman.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x07Message\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.dragoman.v1.Role\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.dragoman.v1.Part\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xa0\x03\n\x04Part\x12%\n\x04text\x18\x01 \x01(\x0b\x32\x15.dragoman.v1.TextPartH\x00\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x16.dragoman.v1.ImagePartH\x00\x12\'\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x16.dragoman.v1.AudioPartH\x00\x12%\n\x04\x66ile\x18\x04 \x01(\x0b\x32\x15.dragoman.v1.FilePartH\x00\x12/\n\treasoning\x18\x05 \x01(\x0b\x32\x1a.dragoman.v1.ReasoningPartH\x00\x12+\n\x07refusal\x18\x06 \x01(\x0b\x32\x18.dragoman.v1.RefusalPartH\x00\x12*\n\ttool_call\x18\x07 \x01(\x0b\x32\x15.dragoman.v1.ToolCallH\x00\x12.\n\x0btool_result\x18\x08 \x01(\x0b\x32\x17.dragoman.v1.ToolResultH\x00\x12\x36\n\x10\x63\x61\x63he_breakpoint\x18\t \x01(\x0b\x32\x1c.dragoman.v1.CacheBreakpointB\x06\n\x04kind\"B\n\x08TextPart\x12\x0c\n\x04text\x18\x01 \x01(\t\x12(\n\tcitations\x18\x02 \x03(\x0b\x32\x15.dragoman.v1.Citation\"b\n\x08\x43itation\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0bstart_index\x18\x03 \x01(\x05\x12\x11\n\tend_index\x18\x04 \x01(\x05\x12\x12\n\ncited_text\x18\x05 \x01(\t\"r\n\tImagePart\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12(\n\x06\x64\x65tail\x18\x04 \x01(\x0e\x32\x18.dragoman.v1.ImageDetailB\x08\n\x06source\"\x80\x01\n\tAudioPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08\x61udio_id\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x12\n\ntranscript\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x08\x46ilePart\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x11\n\x07\x66ile_id\x18\x02 \x01(\tH\x00\x12\r\n\x03url\x18\x03 \x01(\tH\x00\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x12\n\nmedia_type\x18\x05 \x01(\tB\x08\n\x06source\"B\n\rReasoningPart\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x10\n\x08redacted\x18\x03 \x01(\x08\"\x1b\n\x0bRefusalPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"o\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.dragoman.v1.ToolKind\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"Q\n\nToolResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.dragoman.v1.Part\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"\x1e\n\x0f\x43\x61\x63heBreakpoint\x12\x0b\n\x03ttl\x18\x01 \x01(\t*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x8a\x01\n\x0bImageDetail\x12\x1c\n\x18IMAGE_DETAIL_UNSPECIFIED\x10\x00\x12\x15\n\x11IMAGE_DETAIL_AUTO\x10\x01\x12\x14\n\x10IMAGE_DETAIL_LOW\x10\x02\x12\x15\n\x11IMAGE_DETAIL_HIGH\x10\x03\x12\x19\n\x15IMAGE_DETAIL_ORIGINAL\x10\x04*S\n\x08ToolKind\x12\x19\n\x15TOOL_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12TOOL_KIND_FUNCTION\x10\x01\x12\x14\n\x10TOOL_KIND_CUSTOM\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.message_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1257
-  _globals['_ROLE']._serialized_end=1372
-  _globals['_IMAGEDETAIL']._serialized_start=1375
-  _globals['_IMAGEDETAIL']._serialized_end=1513
-  _globals['_TOOLKIND']._serialized_start=1515
-  _globals['_TOOLKIND']._serialized_end=1598
+  _globals['_ROLE']._serialized_start=1436
+  _globals['_ROLE']._serialized_end=1551
+  _globals['_IMAGEDETAIL']._serialized_start=1554
+  _globals['_IMAGEDETAIL']._serialized_end=1692
+  _globals['_TOOLKIND']._serialized_start=1694
+  _globals['_TOOLKIND']._serialized_end=1777
   _globals['_MESSAGE']._serialized_start=75
   _globals['_MESSAGE']._serialized_end=165
   _globals['_PART']._serialized_start=168
   _globals['_PART']._serialized_end=584
   _globals['_TEXTPART']._serialized_start=586
-  _globals['_TEXTPART']._serialized_end=610
-  _globals['_IMAGEPART']._serialized_start=612
-  _globals['_IMAGEPART']._serialized_end=726
-  _globals['_AUDIOPART']._serialized_start=729
-  _globals['_AUDIOPART']._serialized_end=857
-  _globals['_FILEPART']._serialized_start=859
-  _globals['_FILEPART']._serialized_end=967
-  _globals['_REASONINGPART']._serialized_start=969
-  _globals['_REASONINGPART']._serialized_end=1017
-  _globals['_REFUSALPART']._serialized_start=1019
-  _globals['_REFUSALPART']._serialized_end=1046
-  _globals['_TOOLCALL']._serialized_start=1048
-  _globals['_TOOLCALL']._serialized_end=1140
-  _globals['_TOOLRESULT']._serialized_start=1142
-  _globals['_TOOLRESULT']._serialized_end=1223
-  _globals['_CACHEBREAKPOINT']._serialized_start=1225
-  _globals['_CACHEBREAKPOINT']._serialized_end=1255
+  _globals['_TEXTPART']._serialized_end=652
+  _globals['_CITATION']._serialized_start=654
+  _globals['_CITATION']._serialized_end=752
+  _globals['_IMAGEPART']._serialized_start=754
+  _globals['_IMAGEPART']._serialized_end=868
+  _globals['_AUDIOPART']._serialized_start=871
+  _globals['_AUDIOPART']._serialized_end=999
+  _globals['_FILEPART']._serialized_start=1001
+  _globals['_FILEPART']._serialized_end=1109
+  _globals['_REASONINGPART']._serialized_start=1111
+  _globals['_REASONINGPART']._serialized_end=1177
+  _globals['_REFUSALPART']._serialized_start=1179
+  _globals['_REFUSALPART']._serialized_end=1206
+  _globals['_TOOLCALL']._serialized_start=1208
+  _globals['_TOOLCALL']._serialized_end=1319
+  _globals['_TOOLRESULT']._serialized_start=1321
+  _globals['_TOOLRESULT']._serialized_end=1402
+  _globals['_CACHEBREAKPOINT']._serialized_start=1404
+  _globals['_CACHEBREAKPOINT']._serialized_end=1434
 # @@protoc_insertion_point(module_scope)

@@ -29,6 +29,13 @@ class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DURABILITY_UNSPECIFIED: _ClassVar[Durability]
     DURABILITY_EPHEMERAL: _ClassVar[Durability]
     DURABILITY_DURABLE: _ClassVar[Durability]
+
+class TaskProfile(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TASK_PROFILE_UNSPECIFIED: _ClassVar[TaskProfile]
+    TASK_PROFILE_GENERAL: _ClassVar[TaskProfile]
+    TASK_PROFILE_CODING: _ClassVar[TaskProfile]
+    TASK_PROFILE_REASONING: _ClassVar[TaskProfile]
 DISCONNECT_POLICY_UNSPECIFIED: DisconnectPolicy
 DISCONNECT_POLICY_CANCEL: DisconnectPolicy
 DISCONNECT_POLICY_DETACH: DisconnectPolicy
@@ -36,6 +43,10 @@ DISCONNECT_POLICY_DETACH_FOR: DisconnectPolicy
 DURABILITY_UNSPECIFIED: Durability
 DURABILITY_EPHEMERAL: Durability
 DURABILITY_DURABLE: Durability
+TASK_PROFILE_UNSPECIFIED: TaskProfile
+TASK_PROFILE_GENERAL: TaskProfile
+TASK_PROFILE_CODING: TaskProfile
+TASK_PROFILE_REASONING: TaskProfile
 
 class RunSpec(_message.Message):
     __slots__ = ("chat", "disconnect_policy", "detach_ttl", "durability", "labels", "timeout")
@@ -61,7 +72,7 @@ class RunSpec(_message.Message):
     def __init__(self, chat: _Optional[_Union[ChatSpec, _Mapping]] = ..., disconnect_policy: _Optional[_Union[DisconnectPolicy, str]] = ..., detach_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., durability: _Optional[_Union[Durability, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ChatSpec(_message.Message):
-    __slots__ = ("model", "messages", "sampling", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "verbosity", "modalities", "audio", "prediction", "service_tier", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata", "store", "web_search_options_json", "chat_template_kwargs_json", "moderation_json", "prompt_cache_options_json")
+    __slots__ = ("model", "messages", "sampling", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "verbosity", "modalities", "audio", "prediction", "service_tier", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata", "store", "web_search_options_json", "chat_template_kwargs_json", "moderation_json", "prompt_cache_options_json", "reasoning_budget_tokens", "include_reasoning", "safety_settings", "task_profile", "upstream")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +103,11 @@ class ChatSpec(_message.Message):
     CHAT_TEMPLATE_KWARGS_JSON_FIELD_NUMBER: _ClassVar[int]
     MODERATION_JSON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_CACHE_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    REASONING_BUDGET_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REASONING_FIELD_NUMBER: _ClassVar[int]
+    SAFETY_SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    TASK_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]
     sampling: _sampling_pb2.Sampling
@@ -115,10 +131,33 @@ class ChatSpec(_message.Message):
     chat_template_kwargs_json: str
     moderation_json: str
     prompt_cache_options_json: str
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_message_pb2.Message, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.Sampling, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[_tool_pb2.Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[_tool_pb2.ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., response_format: _Optional[_Union[_sampling_pb2.ResponseFormat, _Mapping]] = ..., reasoning_effort: _Optional[_Union[_sampling_pb2.ReasoningEffort, str]] = ..., verbosity: _Optional[_Union[_sampling_pb2.Verbosity, str]] = ..., modalities: _Optional[_Iterable[_Union[_sampling_pb2.Modality, str]]] = ..., audio: _Optional[_Union[_sampling_pb2.AudioOutput, _Mapping]] = ..., prediction: _Optional[_Union[_sampling_pb2.Prediction, _Mapping]] = ..., service_tier: _Optional[str] = ..., user: _Optional[str] = ..., safety_identifier: _Optional[str] = ..., prompt_cache_key: _Optional[str] = ..., prompt_cache_retention: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., store: _Optional[bool] = ..., web_search_options_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., moderation_json: _Optional[str] = ..., prompt_cache_options_json: _Optional[str] = ...) -> None: ...
+    reasoning_budget_tokens: int
+    include_reasoning: bool
+    safety_settings: _containers.RepeatedCompositeFieldContainer[SafetySetting]
+    task_profile: TaskProfile
+    upstream: Upstream
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_message_pb2.Message, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.Sampling, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[_tool_pb2.Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[_tool_pb2.ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., response_format: _Optional[_Union[_sampling_pb2.ResponseFormat, _Mapping]] = ..., reasoning_effort: _Optional[_Union[_sampling_pb2.ReasoningEffort, str]] = ..., verbosity: _Optional[_Union[_sampling_pb2.Verbosity, str]] = ..., modalities: _Optional[_Iterable[_Union[_sampling_pb2.Modality, str]]] = ..., audio: _Optional[_Union[_sampling_pb2.AudioOutput, _Mapping]] = ..., prediction: _Optional[_Union[_sampling_pb2.Prediction, _Mapping]] = ..., service_tier: _Optional[str] = ..., user: _Optional[str] = ..., safety_identifier: _Optional[str] = ..., prompt_cache_key: _Optional[str] = ..., prompt_cache_retention: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., store: _Optional[bool] = ..., web_search_options_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., moderation_json: _Optional[str] = ..., prompt_cache_options_json: _Optional[str] = ..., reasoning_budget_tokens: _Optional[int] = ..., include_reasoning: _Optional[bool] = ..., safety_settings: _Optional[_Iterable[_Union[SafetySetting, _Mapping]]] = ..., task_profile: _Optional[_Union[TaskProfile, str]] = ..., upstream: _Optional[_Union[Upstream, _Mapping]] = ...) -> None: ...
+
+class SafetySetting(_message.Message):
+    __slots__ = ("category", "threshold")
+    CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    category: str
+    threshold: str
+    def __init__(self, category: _Optional[str] = ..., threshold: _Optional[str] = ...) -> None: ...
+
+class Upstream(_message.Message):
+    __slots__ = ("base_url", "api_key", "dialect")
+    BASE_URL_FIELD_NUMBER: _ClassVar[int]
+    API_KEY_FIELD_NUMBER: _ClassVar[int]
+    DIALECT_FIELD_NUMBER: _ClassVar[int]
+    base_url: str
+    api_key: str
+    dialect: str
+    def __init__(self, base_url: _Optional[str] = ..., api_key: _Optional[str] = ..., dialect: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("id", "state", "model", "provider", "choices", "usage", "failure", "cancel_reason", "create_time", "end_time", "last_sequence", "first_available_sequence", "labels")
+    __slots__ = ("id", "state", "model", "provider", "choices", "usage", "failure", "cancel_reason", "create_time", "end_time", "last_sequence", "first_available_sequence", "labels", "upstream_model", "attempts", "dropped_params", "emulated_features")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Run.State]
@@ -151,6 +190,10 @@ class Run(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FIRST_AVAILABLE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_MODEL_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_PARAMS_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_FEATURES_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: Run.State
     model: str
@@ -164,7 +207,11 @@ class Run(_message.Message):
     last_sequence: int
     first_available_sequence: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[Run.State, str]] = ..., model: _Optional[str] = ..., provider: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., usage: _Optional[_Union[_usage_pb2.Usage, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., cancel_reason: _Optional[_Union[_event_pb2.CancelReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_sequence: _Optional[int] = ..., first_available_sequence: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    upstream_model: str
+    attempts: int
+    dropped_params: _containers.RepeatedScalarFieldContainer[str]
+    emulated_features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[Run.State, str]] = ..., model: _Optional[str] = ..., provider: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., usage: _Optional[_Union[_usage_pb2.Usage, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., cancel_reason: _Optional[_Union[_event_pb2.CancelReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_sequence: _Optional[int] = ..., first_available_sequence: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., upstream_model: _Optional[str] = ..., attempts: _Optional[int] = ..., dropped_params: _Optional[_Iterable[str]] = ..., emulated_features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Choice(_message.Message):
     __slots__ = ("index", "message", "finish_reason", "logprobs", "refusal_logprobs", "stop_sequence")

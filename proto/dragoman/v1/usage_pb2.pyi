@@ -6,18 +6,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Usage(_message.Message):
-    __slots__ = ("input_tokens", "output_tokens", "input_details", "output_details", "estimated")
+    __slots__ = ("input_tokens", "output_tokens", "input_details", "output_details", "estimated", "service_tier")
     INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     INPUT_DETAILS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_DETAILS_FIELD_NUMBER: _ClassVar[int]
     ESTIMATED_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_TIER_FIELD_NUMBER: _ClassVar[int]
     input_tokens: int
     output_tokens: int
     input_details: InputTokenDetails
     output_details: OutputTokenDetails
     estimated: bool
-    def __init__(self, input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., input_details: _Optional[_Union[InputTokenDetails, _Mapping]] = ..., output_details: _Optional[_Union[OutputTokenDetails, _Mapping]] = ..., estimated: _Optional[bool] = ...) -> None: ...
+    service_tier: str
+    def __init__(self, input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., input_details: _Optional[_Union[InputTokenDetails, _Mapping]] = ..., output_details: _Optional[_Union[OutputTokenDetails, _Mapping]] = ..., estimated: _Optional[bool] = ..., service_tier: _Optional[str] = ...) -> None: ...
 
 class InputTokenDetails(_message.Message):
     __slots__ = ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "text_tokens")

@@ -1,4 +1,4 @@
-"""A real core for tests, and the three channels that lead to it."""
+"""A real core for tests, and the channels that lead to it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 import grpc
 from pydantic import SecretStr
 
+from dragoman.tunnel import TunnelChannel
 from dragoman_server.app import Core
 from dragoman_server.inprocess import InProcessChannel
 from dragoman_server.settings import (
+    BreakerSettings,
     LocalSettings,
     ModelSettings,
     ProviderSettings,
+    RoutingSettings,
     RunSettings,
     ServerSettings,
     Settings,
@@ -25,7 +28,10 @@ from dragoman_server.settings import (
 
 KEY = "a-secret-for-tests-only"
 METADATA = (("authorization", f"Bearer {KEY}"),)
-CHANNELS = ("inprocess", "tcp", "unix")
+CHANNELS = ("inprocess", "tcp", "unix", "tunnel")
+
+ONCE = RoutingSettings(max_attempts=1, breaker=BreakerSettings(failures=1_000_000))
+"""Failures are passed on as they come: most tests are about those, not about routing."""
 
 AnyChannel = grpc.aio.Channel | InProcessChannel
 
@@ -40,16 +46,18 @@ def core_settings(folder: Path, **sections: Any) -> Settings:
             "providers": (ProviderSettings(name="demo", dialect="scripted"),),
             "models": (ModelSettings(id="fast", provider="demo", upstream_model="echo"),),
             "runs": RunSettings(),
+            "routing": ONCE,
             **sections,
         }
     )
 
 
 @asynccontextmanager
-async def running_core(**sections: Any) -> AsyncIterator[Core]:
+async def running_core(tracer_provider: Any = None, **sections: Any) -> AsyncIterator[Core]:
     """Yields a started core; messages on its in-process channel are checked to stay unchanged."""
     with tempfile.TemporaryDirectory(prefix="dgm") as folder:
-        core = Core(core_settings(Path(folder), **sections), bootstrap_key=KEY, check_frozen=True)
+        settings = core_settings(Path(folder), **sections)
+        core = Core(settings, bootstrap_key=KEY, check_frozen=True, tracer_provider=tracer_provider)
         await core.start()
         await core.wait_ready()
         try:
@@ -64,7 +72,11 @@ async def channel_to(core: Core, kind: str) -> AsyncIterator[AnyChannel]:
     if kind == "inprocess":
         yield core.channel()
         return
-    target = core.grpc_address if kind == "tcp" else f"unix:{core.settings.server.grpc_socket}"
+    target = f"unix:{core.settings.server.grpc_socket}" if kind == "unix" else core.grpc_address
     assert target is not None
     async with grpc.aio.insecure_channel(target) as channel:
+        if kind == "tunnel":
+            channel = TunnelChannel(channel)
+            await channel.channel_ready()
         yield channel
+        await channel.close()

@@ -17,8 +17,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from dragoman.reasons import DOMAIN, Reason
-from dragoman.v1 import catalog_service_pb2_grpc, run_service_pb2_grpc
+from dragoman.v1 import catalog_service_pb2_grpc, embedding_service_pb2_grpc, run_service_pb2_grpc
 from dragoman.v1.catalog_service_pb2 import GetModelResponse, ListModelsResponse, Model
+from dragoman.v1.embedding_service_pb2 import Embedding, EmbedResponse
 from dragoman.v1.event_pb2 import FinishReason, RunEvent
 from dragoman.v1.message_pb2 import Message, Part, Role, TextPart
 from dragoman.v1.run_pb2 import Choice, Run
@@ -130,7 +131,11 @@ async def abort(context: Any, failure: CallFailed) -> None:
     await context.abort(failure.code, failure.message, trailing_metadata=details)
 
 
-class FakeCore(run_service_pb2_grpc.RunServiceServicer, catalog_service_pb2_grpc.CatalogServiceServicer):
+class FakeCore(
+    run_service_pb2_grpc.RunServiceServicer,
+    catalog_service_pb2_grpc.CatalogServiceServicer,
+    embedding_service_pb2_grpc.EmbeddingServiceServicer,
+):
     """The services.
 
     Attributes:
@@ -203,6 +208,11 @@ class FakeCore(run_service_pb2_grpc.RunServiceServicer, catalog_service_pb2_grpc
         await abort(context, CallFailed(grpc.StatusCode.NOT_FOUND, Reason.MODEL_NOT_FOUND, message))
         raise AssertionError
 
+    async def Embed(self, request: Any, context: Any) -> EmbedResponse:
+        self._note(context)
+        vectors = [Embedding(values=[1.0, 0.5]) for _ in request.inputs]
+        return EmbedResponse(model=request.model or "fast", provider="fake", embeddings=vectors, attempts=1)
+
     async def _run(self, request: Any, context: Any) -> Run:
         self._note(context)
         self.requests.append(request)
@@ -233,6 +243,7 @@ async def serve(core: FakeCore) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server(options=_ANY_SIZE)
     run_service_pb2_grpc.add_RunServiceServicer_to_server(core, server)
     catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(core, server)
+    embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(core, server)
     health_pb2_grpc.add_HealthServicer_to_server(core.health, server)  # type: ignore[no-untyped-call]
     await core.health.set("", health_pb2.HealthCheckResponse.SERVING)
     with tempfile.TemporaryDirectory(prefix="core") as folder:

@@ -15,9 +15,11 @@ from dragoman_server.catalog.service import Catalog
 from dragoman_server.clock import system_clock
 from dragoman_server.errors import DragomanError
 from dragoman_server.providers.base import EventBatch
+from dragoman_server.providers.routing.table import RoutingTable
 from dragoman_server.providers.scripted import ScriptedProvider
 from dragoman_server.runs.service import Runs
 from dragoman_server.settings import LimitSettings, RunSettings
+from tests.support.core import ONCE
 
 CALLER = Caller("default", "key_1")
 STRANGER = Caller("other", "key_2")
@@ -37,7 +39,7 @@ async def engine(
 ) -> AsyncIterator[Runs]:
     """Yields an engine whose provider `demo` is the scripted one."""
     provider = provider or ScriptedProvider("demo")
-    catalog = Catalog([provider], [])
+    catalog = Catalog([provider], [], routing=RoutingTable(ONCE, {provider.name: provider}))
     runs = Runs(settings or RunSettings(), limits or LimitSettings(), catalog, system_clock)
     try:
         yield runs
@@ -55,7 +57,7 @@ class Collector:
         self.closed = 0
         self.error: DragomanError | None = None
 
-    def on_batch(self, batch: EventBatch) -> None:
+    def on_batch(self, batch: EventBatch, size: int) -> None:
         assert not self.closed, "nothing may follow the end"
         self.batches.append(batch)
         self.events.extend(batch.events)

@@ -38,6 +38,9 @@ dialect = "scripted"
 id = "{MODEL}"
 provider = "scripted"
 upstream_model = "echo"
+[routing]
+max_attempts = 1
+breaker.failures = 1_000_000
 """
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0

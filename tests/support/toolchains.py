@@ -91,7 +91,10 @@ def buf_generate(language: str, out: Path, *, path: Sequence[Path] = ()) -> None
 def python_with(*requirements: str) -> Path:
     """Returns the interpreter of an environment that has exactly these packages, and what they need."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    with _kept(f"python{version}-" + "-".join(requirements).replace("==", "-")) as (folder, ready):
+    name = "-".join(requirements).replace("==", "-")
+    if len(name) > 100:  # no folder may be named like that
+        name = hashlib.sha256(name.encode()).hexdigest()[:12]
+    with _kept(f"python{version}-{name}") as (folder, ready):
         python = folder / "bin" / "python"
         if not ready:
             run([sys.executable, "-m", "venv", "--clear", folder], timeout=FETCH_SECONDS)

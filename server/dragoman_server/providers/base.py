@@ -7,7 +7,7 @@ very message that a stream carries, so that nothing is copied between a provider
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from dragoman.v1.run_service_pb2 import StreamRunResponse as EventBatch
 from dragoman_server.errors import DragomanError
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from dragoman.v1.catalog_service_pb2 import Model
+    from dragoman.v1.embedding_service_pb2 import EmbedRequest, EmbedResponse
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.run_pb2 import ChatSpec
 
 __all__ = [
+    "Embedder",
     "EventBatch",
     "Generation",
     "GenerationFailed",
@@ -39,12 +41,14 @@ class GenerationRequest(NamedTuple):
         model: The provider's own name of the model (`spec.model` is what the client asked for).
         choice_index: The index that the events must carry.
         incremental: Whether someone reads along; if false, the whole answer may come in one batch.
+        run_id: The run, for the backend's logs; may be empty.
     """
 
     spec: ChatSpec
     model: str
     choice_index: int = 0
     incremental: bool = True
+    run_id: str = ""
 
 
 class GenerationSink(Protocol):
@@ -115,7 +119,25 @@ class Provider(Protocol):
         """Starts a generation and returns at once; the sink gets everything else on later turns of the loop.
 
         Raises:
-            DragomanError: If the request is refused (unsupported feature, not ready); the sink is then never called.
+            UnsupportedFeature: If the provider has no word for something that is asked for; `field` is its path in
+                the spec, so that a model whose policy allows it can leave the field out and ask again.
+            DragomanError: If the request is refused for another reason; the sink is then never called.
+        """
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A provider that turns texts into vectors, too."""
+
+    async def embed(self, request: EmbedRequest, model: str) -> EmbedResponse:
+        """Returns the vectors and the usage; the caller fills in the rest. Cancelling the task stops the work.
+
+        Args:
+            request: What to turn into vectors. Frozen by rule.
+            model: The provider's own name of the model.
+
+        Raises:
+            DragomanError: If the request is refused or the provider fails.
         """
 
 

@@ -3,6 +3,8 @@
 The script is the text of the last user message, if that is `SCRIPT ` and a JSON object, for example
 `SCRIPT {"text": ["Hel", "lo"], "delay": 0.02}`; `Script` lists what it may say. Everything else is answered by
 `You said: ...`, word by word; a conversation that ends with tool results is answered by an echo of those.
+Vectors are made of hashes (see `scripted_vectors`); of a script, only `first_delay`, `hang`, `usage` and `fail_before`
+matter to them.
 
 Nothing is random. Tokens are counted so: in the prompt, a token is a word between white space; in the answer, it is one
 delta of text, thoughts, refusal or arguments. Pieces of a script are sent as they are, one delta each.
@@ -19,18 +21,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dragoman.reasons import Reason
 from dragoman.v1.catalog_service_pb2 import Model, ModelCapabilities
+from dragoman.v1.embedding_service_pb2 import EmbedResponse
 from dragoman.v1.event_pb2 import FinishReason, RunEvent, TokenLogprob, TopLogprob
 from dragoman.v1.message_pb2 import Role, ToolKind
 from dragoman.v1.sampling_pb2 import MODALITY_IMAGE, MODALITY_TEXT
 from dragoman.v1.tool_pb2 import TOOL_MODE_REQUIRED
 from dragoman.v1.usage_pb2 import OutputTokenDetails, Usage
-from dragoman_server.errors import InvalidRequest, ProviderError, Unavailable, UnsupportedFeature
+from dragoman_server.errors import ContextLengthExceeded, InvalidRequest, ProviderError, Unavailable, UnsupportedFeature
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.providers.schema_sample import minimal_instance
+from dragoman_server.providers.scripted_vectors import DIMENSIONS, MAX_DIMENSIONS, MAX_WORDS, vector_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from dragoman.v1.embedding_service_pb2 import EmbedRequest
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.message_pb2 import Message, Part
     from dragoman.v1.run_pb2 import ChatSpec
@@ -41,6 +46,9 @@ SCRIPT_MARK = "SCRIPT "
 
 DEMO_MODELS = {"echo": 0.0, "echo-slow": 0.05}
 """The listed models, and the seconds between two batches of each. Any other name is served like `echo`."""
+
+EMBEDDING_MODEL = "embed"
+"""The listed model that makes vectors, and nothing else."""
 
 Delay = Annotated[float, Field(ge=0, le=3600)]
 
@@ -57,11 +65,13 @@ class ScriptedFailure(_Closed):
     retryable: bool = True
     retry_after: Annotated[float, Field(ge=0)] | None = None
 
+    def to_error(self) -> ProviderError:
+        """Returns the failure as an exception."""
+        return ProviderError(self.message, reason=self.reason, retryable=self.retryable, retry_after=self.retry_after)
+
     def to_failure(self) -> Failure:
         """Returns the failure as the sink gets it."""
-        return ProviderError(
-            self.message, reason=self.reason, retryable=self.retryable, retry_after=self.retry_after
-        ).to_failure()
+        return self.to_error().to_failure()
 
 
 class ScriptedFailureAfter(ScriptedFailure):
@@ -151,7 +161,7 @@ class ScriptedProvider:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.models: Sequence[Model] = tuple(_demo_model(model_id) for model_id in DEMO_MODELS)
+        self.models: Sequence[Model] = (*(_demo_model(model_id) for model_id in DEMO_MODELS), _embedding_model())
         self._running: set[_Performance] = set()
         self._closed = False
 
@@ -175,9 +185,63 @@ class ScriptedProvider:
         """
         if self._closed:
             raise Unavailable("the provider is closed", reason=Reason.SHUTTING_DOWN)
+        if request.model == EMBEDDING_MODEL:
+            raise UnsupportedFeature(f"the model {EMBEDDING_MODEL!r} makes vectors only", field="model")
         performance = _Performance(request, sink, self._running)
         self._running.add(performance)
         return performance
+
+    async def embed(self, request: EmbedRequest, model: str) -> EmbedResponse:
+        """Turns texts into vectors. An input may be a script.
+
+        Raises:
+            InvalidRequest: If a script is wrong.
+            UnsupportedFeature: If the model is listed as one that chats, or the request names a task or a great length.
+            ContextLengthExceeded: If an input has too many words.
+            Unavailable: If the provider is closed.
+            ProviderError: If a script says so.
+        """
+        if self._closed:
+            raise Unavailable("the provider is closed", reason=Reason.SHUTTING_DOWN)
+        if model in DEMO_MODELS:
+            raise UnsupportedFeature(f"the model {model!r} makes no vectors", field="model")
+        if request.task_type:
+            raise UnsupportedFeature("the scripted provider knows no tasks", field="task_type")
+        if request.dimensions > MAX_DIMENSIONS:
+            raise UnsupportedFeature(f"vectors have at most {MAX_DIMENSIONS} dimensions", field="dimensions")
+        response = EmbedResponse()
+        for index, item in enumerate(request.inputs):
+            words = [str(token) for token in item.tokens.ids] or item.text.split()
+            if len(words) > MAX_WORDS:
+                raise ContextLengthExceeded(
+                    f"inputs[{index}] has {len(words)} words, but at most {MAX_WORDS} are taken",
+                    field=f"inputs[{index}]",
+                )
+            await asyncio.sleep(0)  # others have their turn between two inputs
+            response.embeddings.append(vector_of(words, request.dimensions or DIMENSIONS))
+            counted = len(words)
+            if item.text.startswith(SCRIPT_MARK):
+                script = _parsed(item.text, f"inputs[{index}]")
+                await asyncio.sleep(script.first_delay)
+                if script.hang:
+                    await asyncio.Event().wait()
+                if script.fail_before is not None:
+                    raise script.fail_before.to_error()
+                if script.usage is not None:
+                    counted = script.usage.input_tokens if script.usage else 0
+            response.usage.input_tokens += counted
+        return response
+
+
+def _embedding_model() -> Model:
+    return Model(
+        id=EMBEDDING_MODEL,
+        owner="dragoman",
+        context_length=MAX_WORDS,
+        input_modalities=[MODALITY_TEXT],
+        capabilities=ModelCapabilities(embeddings=True),
+        ready=True,
+    )
 
 
 def _demo_model(model_id: str) -> Model:
@@ -188,7 +252,7 @@ def _demo_model(model_id: str) -> Model:
         input_modalities=[MODALITY_TEXT, MODALITY_IMAGE],
         output_modalities=[MODALITY_TEXT],
         capabilities=ModelCapabilities(
-            tools=True, json_schema=True, json_object=True, logprobs=True, reasoning=True, vision=True
+            chat=True, tools=True, json_schema=True, json_object=True, logprobs=True, reasoning=True, vision=True
         ),
         ready=True,
     )
@@ -328,15 +392,19 @@ def _script(spec: ChatSpec) -> Script:
         return Script(text=_words(f"The tools said: {_said(last)}"))
     text = next((_said(message) for message in reversed(spec.messages) if message.role == Role.ROLE_USER), "")
     if text.startswith(SCRIPT_MARK):
-        try:
-            return Script.model_validate_json(text.removeprefix(SCRIPT_MARK))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(str(step) for step in first["loc"]) or "script"
-            raise InvalidRequest(f"the script is wrong at {where}: {first['msg']}", field="messages") from error
+        return _parsed(text, "messages")
     if (call := _forced_call(spec, text)) is not None:
         return Script(tool_calls=(call,))
     return Script(text=_words(_formatted(spec, f"You said: {text}")))
+
+
+def _parsed(text: str, field: str) -> Script:
+    try:
+        return Script.model_validate_json(text.removeprefix(SCRIPT_MARK))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "script"
+        raise InvalidRequest(f"the script is wrong at {where}: {first['msg']}", field=field) from error
 
 
 def _refuse_unsupported(spec: ChatSpec) -> None:

@@ -35,6 +35,8 @@ class SseDecoder:
         self._size = 0  # of both
         self._after_cr = False
         self._at_start = True
+        self.between = False
+        """Whether the last bytes ended an event: whatever comes next begins one."""
 
     def feed(self, data: bytes) -> list[bytes | NamedEvent]:
         """Returns the events that these bytes complete.
@@ -42,6 +44,7 @@ class SseDecoder:
         Raises:
             SseFrameTooLarge: If an event grows beyond the limit.
         """
+        self.between = False
         if self._after_cr or b"\r" in data:
             data = self._with_lf(data)
         if self._pieces:
@@ -75,6 +78,8 @@ class SseDecoder:
             self._size = 0
         if data:
             self._keep(data)
+        else:
+            self.between = not self._after_cr
         return found
 
     def finish(self) -> list[bytes | NamedEvent]:

@@ -10,18 +10,26 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.sampling_pb2 import Sampling
+from dragoman_server.providers.anthropic_messages.dialect import DIALECT as ANTHROPIC
 from dragoman_server.providers.base import GenerationRequest, Provider
+from dragoman_server.providers.gemini.dialect import DIALECT as GEMINI
+from dragoman_server.providers.litellm_library.provider import LiteLLMProvider
 from dragoman_server.providers.llamacpp import LlamaCppProvider
-from dragoman_server.providers.openai_chat.provider import OpenAIChatProvider
+from dragoman_server.providers.plugin.provider import PluginProvider
+from dragoman_server.providers.registry import make_provider
+from dragoman_server.providers.remote import Dialect, RemoteProvider
 from dragoman_server.providers.scripted import ScriptedProvider
+from dragoman_server.providers.vendors import vendors
 from dragoman_server.settings import ProviderSettings
-from tests.support import generation, upstream_server
+from tests.support import generation, plugin_backend, upstream_anthropic, upstream_gemini, upstream_server
 from tests.support.model import MODEL, MODEL_ID, fetch_model
 
 
@@ -33,6 +41,8 @@ class Feature(Enum):
     REASONING = auto()
     REFUSAL = auto()
     TOOL_CALLS = auto()
+    RAW_ARGUMENTS = auto()
+    """Arguments of tool calls come as the model wrote them; without it, as JSON that means the same."""
     LOGPROBS = auto()
     JSON_OBJECT = auto()
     JSON_SCHEMA = auto()
@@ -84,9 +94,52 @@ def openai_chat(answer: upstream_server.Answer, **settings: Any) -> Callable[[],
     @asynccontextmanager
     async def open_provider() -> AsyncIterator[Provider]:
         async with upstream_server.UpstreamServer(answer) as server:
-            provider = OpenAIChatProvider(
+            provider = make_provider(
                 ProviderSettings(name="openai", dialect="openai_chat", base_url=server.url, **settings)
             )
+            await provider.open()
+            yield provider
+            await provider.close()
+
+    return open_provider
+
+
+def remote(
+    dialect: Dialect, vendor: str, answer: upstream_server.Answer
+) -> Callable[[], AbstractAsyncContextManager[Provider]]:
+    """Returns how to open the provider of a dialect against a server that answers so."""
+
+    @asynccontextmanager
+    async def open_provider() -> AsyncIterator[Provider]:
+        async with upstream_server.UpstreamServer(answer) as server:
+            settings = ProviderSettings(name=vendor, vendor=vendor, base_url=server.url)
+            provider = RemoteProvider(settings, dialect, vendors()[vendor])
+            await provider.open()
+            yield provider
+            await provider.close()
+
+    return open_provider
+
+
+@asynccontextmanager
+async def _plugin() -> AsyncIterator[Provider]:
+    async with plugin_backend.serving(plugin_backend.Backend()) as address:
+        provider = PluginProvider(ProviderSettings(name="plugin", dialect="plugin", base_url=address))
+        await provider.open()
+        yield provider
+        await provider.close()
+
+
+def litellm(answer: upstream_server.Answer) -> Callable[[], AbstractAsyncContextManager[Provider]]:
+    """Returns how to open the library's provider against a server that answers so."""
+
+    @asynccontextmanager
+    async def open_provider() -> AsyncIterator[Provider]:
+        async with upstream_server.UpstreamServer(answer) as server:
+            settings = ProviderSettings(
+                name="litellm", dialect="litellm", base_url=server.url, api_key=SecretStr("key-of-the-tests")
+            )
+            provider = LiteLLMProvider(settings)
             await provider.open()
             yield provider
             await provider.close()
@@ -110,11 +163,31 @@ async def _llamacpp() -> AsyncIterator[Provider]:
 
 
 EVERYTHING = frozenset(Feature)
+GEMINI_FEATURES = EVERYTHING - {Feature.REFUSAL, Feature.RAW_ARGUMENTS}
+LITELLM_FEATURES = EVERYTHING - {Feature.REFUSAL}
+ANTHROPIC_FEATURES = frozenset({Feature.SCRIPTED, Feature.REASONING, Feature.TOOL_CALLS, Feature.JSON_SCHEMA})
 
 CASES = [
     Case("scripted", EVERYTHING, _scripted, ask_scripted, "echo"),
+    Case("plugin", EVERYTHING, _plugin, ask_scripted),
     Case("openai_chat", EVERYTHING, openai_chat(upstream_server.chat()), ask_scripted),
     Case("openai_chat_in_pieces", EVERYTHING, openai_chat(upstream_server.chat(packet_size=61)), ask_scripted),
+    Case("gemini", GEMINI_FEATURES, remote(GEMINI, "google", upstream_gemini.generate()), ask_scripted),
+    Case("gemini_in_pieces", GEMINI_FEATURES, remote(GEMINI, "google", upstream_gemini.generate(61)), ask_scripted),
+    Case(
+        "anthropic",
+        ANTHROPIC_FEATURES,
+        remote(ANTHROPIC, "anthropic", upstream_anthropic.messages()),
+        ask_scripted,
+        upstream_anthropic.MODEL,
+    ),
+    Case(
+        "anthropic_in_pieces",
+        ANTHROPIC_FEATURES,
+        remote(ANTHROPIC, "anthropic", upstream_anthropic.messages(61)),
+        ask_scripted,
+        upstream_anthropic.MODEL,
+    ),
     Case(
         "llamacpp",  # not JSON_OBJECT: free to choose, so small a model rarely finds the end of its object
         frozenset({Feature.LOGPROBS, Feature.JSON_SCHEMA}),
@@ -123,6 +196,18 @@ CASES = [
         MODEL_ID,
     ),
 ]
+
+if find_spec("litellm") is not None:  # see tests/e2e/sdks/test_litellm_library.py
+    CASES += [
+        Case("litellm", LITELLM_FEATURES, litellm(upstream_server.chat()), ask_scripted, "openai/m"),
+        Case(
+            "litellm_in_pieces",
+            LITELLM_FEATURES,
+            litellm(upstream_server.chat(packet_size=61)),
+            ask_scripted,
+            "openai/m",
+        ),
+    ]
 
 
 def for_cases(*features: Feature) -> pytest.MarkDecorator:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from dragoman.v1.event_pb2 import FinishReason
@@ -13,6 +16,10 @@ CALLS = [
 ]
 
 
+def meaning(call: tuple[str, str, str]) -> tuple[str, str, Any]:
+    return call[0], call[1], json.loads(call[2] or "{}")
+
+
 @for_cases(Feature.SCRIPTED, Feature.TOOL_CALLS)
 @pytest.mark.parametrize("incremental", [True, False])
 async def test_calls_are_started_fed_and_completed(case: Case, incremental: bool) -> None:
@@ -20,11 +27,11 @@ async def test_calls_are_started_fed_and_completed(case: Case, incremental: bool
         recording = await generate(
             provider, case.request(text=["Let me see."], tool_calls=CALLS, incremental=incremental)
         )
-    assert recording.calls() == [
-        ("one", "weather", '{"city": "Øslo"}'),
-        ("two", "weather", "{}"),
-        ("three", "time", ""),
-    ]
+    expected = [("one", "weather", '{"city": "Øslo"}'), ("two", "weather", "{}"), ("three", "time", "")]
+    if Feature.RAW_ARGUMENTS in case.features:
+        assert recording.calls() == expected
+    else:
+        assert [meaning(call) for call in recording.calls()] == [meaning(call) for call in expected]
     assert recording.text == "Let me see."
     assert recording.finished is not None
     assert recording.finished.finish_reason == FinishReason.FINISH_REASON_TOOL_CALLS

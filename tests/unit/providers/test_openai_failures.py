@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from dragoman_server.providers.openai_chat.failures import failure_of_status, retry_after_seconds, sanitized
+from dragoman_server.providers.failures import failure_of_status, retry_after_seconds, sanitized
 
 
 def error(message: str = "no", **fields: Any) -> bytes:

@@ -11,7 +11,8 @@ import pytest
 
 from dragoman_server.errors import DragomanError, InvalidRequest
 from dragoman_server.providers.base import GenerationRequest
-from dragoman_server.providers.openai_chat.provider import OpenAIChatProvider
+from dragoman_server.providers.registry import make_provider
+from dragoman_server.providers.remote import RemoteProvider
 from dragoman_server.settings import ProviderSettings
 from tests.support.generation import BOUND, Recording, chat, generate, start
 from tests.support.upstream_server import (
@@ -38,10 +39,11 @@ ANSWER = orjson.dumps({"choices": [{"message": {"content": "hello"}, "finish_rea
 
 
 @asynccontextmanager
-async def serving(answer: Answer, **settings: Any) -> AsyncIterator[tuple[UpstreamServer, OpenAIChatProvider]]:
+async def serving(answer: Answer, **settings: Any) -> AsyncIterator[tuple[UpstreamServer, RemoteProvider]]:
     async with UpstreamServer(answer) as server:
         fields = {"name": "up", "dialect": "openai_chat", "base_url": server.url, **settings}
-        provider = OpenAIChatProvider(ProviderSettings.model_validate(fields))
+        provider = make_provider(ProviderSettings.model_validate(fields))
+        assert isinstance(provider, RemoteProvider)
         await provider.open()
         try:
             yield server, provider
@@ -93,7 +95,7 @@ async def test_a_header_of_the_settings_takes_the_place_of_the_key() -> None:
 def test_settings_that_would_break_requests_are_refused(settings: dict[str, Any]) -> None:
     fields = {"name": "up", "dialect": "openai_chat", "base_url": "http://127.0.0.1:1/v1", **settings}
     with pytest.raises(InvalidRequest):
-        OpenAIChatProvider(ProviderSettings.model_validate(fields))
+        make_provider(ProviderSettings.model_validate(fields))
 
 
 async def test_one_read_is_one_batch() -> None:

@@ -11,7 +11,7 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
 from dragoman_server.providers.base import GenerationRequest
 from dragoman_server.providers.openai_chat.request import FIELDS, encode_request
-from dragoman_server.providers.openai_chat.vendors import Quirks, quirks_of
+from dragoman_server.providers.vendors import UNKNOWN, Quirks, vendor_of_host
 from tests.support.generation import chat
 
 
@@ -79,14 +79,62 @@ def test_sampling() -> None:
 def test_the_name_of_the_token_limit_is_a_quirk() -> None:
     body = encode({"sampling": {"maxOutputTokens": 9}}, quirks=Quirks(max_tokens_field="max_completion_tokens"))
     assert body == {"model": "up", "max_completion_tokens": 9}
-    assert quirks_of("api.openai.com").max_tokens_field == "max_completion_tokens"
-    assert quirks_of("eu.openai.azure.com").max_tokens_field == "max_completion_tokens"
-    assert quirks_of("notapi.openai.com.example.org") == quirks_of("127.0.0.1") == Quirks()
+    for host in ("api.openai.com", "eu.openai.azure.com"):
+        vendor = vendor_of_host(host)
+        assert vendor is not None
+        assert vendor.quirks.max_tokens_field == "max_completion_tokens"
+    assert vendor_of_host("notapi.openai.com.example.org") is vendor_of_host("127.0.0.1") is None
+
+
+def test_servers_may_lack_the_developer_and_name_the_seed() -> None:
+    spec = {
+        "messages": [{"role": "ROLE_DEVELOPER", "parts": [{"text": {"text": "Be brief."}}]}],
+        "sampling": {"seed": 7},
+    }
+    assert encode(spec) == {"model": "up", "messages": [{"role": "developer", "content": "Be brief."}], "seed": 7}
+    quirks = Quirks(developer_role=False, seed_field="random_seed")
+    system = {"role": "system", "content": "Be brief."}
+    assert encode(spec, quirks=quirks) == {"model": "up", "messages": [system], "random_seed": 7}
+    assert encode(spec, quirks=UNKNOWN)["messages"] == [system]
+
+
+def test_streams_of_some_servers_bring_their_usage_unasked() -> None:
+    assert encode({}, incremental=True)["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in encode({}, incremental=True, quirks=Quirks(stream_usage=False))
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"sampling": {"topK": 1}}, "sampling.top_k"),
+        ({"user": "u"}, "user"),
+        ({"sampling": {"seed": 0}}, "sampling.seed"),
+    ],
+)
+def test_what_a_server_does_not_know_is_refused_by_its_path(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(UnsupportedFeature) as caught:
+        encode(spec, quirks=Quirks(unsupported=frozenset({"sampling.top_k", "user", "sampling.seed"})))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"reasoningBudgetTokens": 5}, "reasoning_budget_tokens"),
+        ({"safetySettings": [{"category": "c", "threshold": "t"}]}, "safety_settings"),
+        ({"includeReasoning": False}, "include_reasoning"),
+    ],
+)
+def test_new_fields_without_a_word_are_refused(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(UnsupportedFeature) as caught:
+        encode(spec)
+    assert caught.value.field == field
 
 
 def test_every_field_of_the_contract_has_a_word() -> None:
     """A field without one is refused at run time, but should not be left so."""
-    assert FIELDS.keys() == set(ChatSpec.DESCRIPTOR.fields_by_name)
+    wordless = {"reasoning_budget_tokens", "safety_settings"}
+    assert FIELDS.keys() | wordless == set(ChatSpec.DESCRIPTOR.fields_by_name)
     assert SAMPLING.keys() == {field.json_name for field in sampling_pb2.Sampling.DESCRIPTOR.fields}
 
 

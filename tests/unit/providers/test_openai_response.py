@@ -310,3 +310,19 @@ async def test_a_whole_answer_that_is_none(answer: Any, reason: str) -> None:
     with pytest.raises(ProviderError) as raised:
         whole(answer)
     assert raised.value.reason == reason
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), st.integers(0, 2))
+def test_one_piece_of_text_at_a_time_is_what_the_whole_stream_says(text: str, choice_index: int) -> None:
+    event_of_text = event(chunk({"content": text}))
+    reader, general = ResponseReader(choice_index), ResponseReader(choice_index)
+    for each in (reader, general):
+        each.read_stream(event(chunk({"content": "first"})), EventBatch())
+    expected = EventBatch()
+    general.read_stream(event_of_text, expected)
+    batch = reader.read_text(event_of_text)
+    if choice_index == 0 and 0 < len(text.encode()) < 128:
+        assert batch == expected
+    else:
+        assert batch is None
+    assert reader.read_text(event_of_text[:-1]) is None

@@ -114,3 +114,28 @@ def test_the_limit_is_of_one_event_not_of_the_stream() -> None:
         assert decoder.feed(b"data: " + b"x" * 50) == []
         assert decoder.feed(b"\n") == []
         assert decoder.feed(b"\n") == [b"x" * 50]
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"data: a", b"data", b": c", b"event: e", b"\n", b"\n\n", b"\r", b"\r\n", BOM]), max_size=12
+    )
+)
+def test_between_events_nothing_of_the_past_counts(pieces: list[bytes]) -> None:
+    decoder = SseDecoder()
+    for piece in pieces:
+        decoder.feed(piece)
+    rest = b"data: x\n\nevent: y\ndata: z\n\n"
+    if decoder.between:
+        assert decoder.feed(rest) == [b"x", NamedEvent(b"y", b"z")]
+
+
+def test_the_end_of_an_event_is_noticed() -> None:
+    decoder = SseDecoder()
+    seen = []
+    for piece in (b"data: a\n\n", b"data: b\n", b"\n", b"data: c\n\ndata: d", b"\n\n", b"data: e\r\n\r\n"):
+        decoder.feed(piece)
+        seen.append(decoder.between)
+    assert seen[0]
+    assert seen[1] is False
+    assert seen[3] is False

@@ -79,6 +79,24 @@ def test_a_frame_too_short_for_both_ends_does_not_match() -> None:
     assert template.match(frame.replace(b'"x"', b'""')) == ""
 
 
+@given(
+    st.binary(max_size=20)
+    | st.text(max_size=9).map(lambda text: orjson.dumps(text)[1:-1])
+    | st.sampled_from([b'","x":"', b"\n", b"\n\n", b"\r\n", b'"}\n\ndata: {"content":"', b"\\", b'\\"'])
+)
+def test_an_event_is_matched_exactly_or_not_at_all(middle: bytes) -> None:
+    template = learned(chunk({"content": "first"}))
+    before, after = json.dumps(chunk({"content": "first"})).encode().split(b"first")
+    event = b"data: " + before + middle + after + b"\n\n"
+    matched = template.match_event(event)
+    if matched is not None:
+        assert orjson.loads(event[6:-2]) == chunk({"content": matched})
+        assert b"\n" not in event[:-2]
+    assert template.match_event(event[:-1]) is None
+    assert template.match_event(event * 2) is None
+    assert template.match_event(event[6:]) is None
+
+
 def test_servers_that_vary_every_chunk_are_left_alone() -> None:
     template = TextTemplate()
     for at in range(20):

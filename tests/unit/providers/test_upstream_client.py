@@ -493,6 +493,7 @@ def test_base_urls() -> None:
     )
     assert address.target("/chat/completions") == "/openai/v1/chat/completions?api-version=1"
     assert parse_base_url("http://[::1]:8080").authority == "[::1]:8080"
+    assert address.target("/x?alt=sse") == "/openai/v1/x?alt=sse&api-version=1"
     assert parse_base_url("http://localhost").target("/x") == "/x"
 
 

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import shutil
-import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from dragoman.reasons import Reason
 from dragoman.v1.catalog_service_pb2 import Model, ModelCapabilities
 from dragoman.v1.sampling_pb2 import Modality
-from dragoman_server.errors import DragomanError, InvalidRequest, NotFound, ProviderError, Unavailable, Unimplemented
+from dragoman_server.errors import NotFound, ProviderError, Unavailable, UnsupportedFeature
 from dragoman_server.providers import model_files
 from dragoman_server.providers.llamacpp.chunks import ChunkReader, failure_of
 from dragoman_server.providers.llamacpp.generation import LlamaCppGeneration
+from dragoman_server.providers.llamacpp.loading import load_server
 from dragoman_server.providers.llamacpp.request import chat_body
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from dragoman.v1.embedding_service_pb2 import EmbedRequest, EmbedResponse
     from dragoman_server.providers.base import GenerationRequest, GenerationSink
+    from dragoman_server.providers.llamacpp.embeddings import LlamaCppEmbedder
 
 _PROMPT_BATCH = 64
 """Tokens of a prompt that are computed at a time. Between batches other generations get their tokens, and a cancelled
 one lets go of its slot: larger batches read a long prompt a little faster, and make everyone else wait longer."""
 _CONTEXT_STEP = 256
-_MAX_SOCKET_PATH = 100
-_SILENT = -1
-_ERRORS_ONLY = 1
 
 
 class LlamaCppProvider:
@@ -46,6 +41,8 @@ class LlamaCppProvider:
         parallel: Requests that are generated at a time.
         threads: Threads that compute; 0 takes the number of cores less one.
         max_waiting: Requests that wait; more are refused with OVERLOADED.
+        embedder: Turns texts into vectors, with the same model or another; None if nobody does.
+        embed_at_start: Whether the embedder is made ready with the model; if not, its first request does that.
     """
 
     def __init__(
@@ -58,6 +55,8 @@ class LlamaCppProvider:
         parallel: int = 4,
         threads: int = 0,
         max_waiting: int = 256,
+        embedder: LlamaCppEmbedder | None = None,
+        embed_at_start: bool = False,
     ) -> None:
         self._name = name
         self._model = model
@@ -65,8 +64,10 @@ class LlamaCppProvider:
         self._models_dir = models_dir
         self._context_tokens = -(-context_tokens // _CONTEXT_STEP) * _CONTEXT_STEP  # what llama.cpp would make of it
         self._parallel = parallel
-        self._threads = threads or _spare_cores()
+        self._threads = threads
         self._max_waiting = max_waiting
+        self._embedder = embedder
+        self._embed_at_start = embed_at_start
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Any = None
         self._ready = False
@@ -83,25 +84,47 @@ class LlamaCppProvider:
 
     @property
     def models(self) -> Sequence[Model]:
-        """The one model."""
-        known = model_files.KNOWN_MODELS.get(self._model)
-        return [
-            Model(
-                id=self._model_id,
-                owner=known.owner if known else self._name,
-                provider=self._name,
-                upstream_model=self._model_id,
-                context_length=self._context_tokens,
-                input_modalities=[Modality.MODALITY_TEXT],
-                output_modalities=[Modality.MODALITY_TEXT],
-                capabilities=ModelCapabilities(json_schema=True, json_object=True, logprobs=True),
-                ready=self._ready,
+        """The model that chats, and the one that embeds, if that is another."""
+        embedder = self._embedder
+        models = [
+            self._describe(
+                self._model,
+                self._model_id,
+                self._context_tokens,
+                ModelCapabilities(
+                    chat=True,
+                    json_schema=True,
+                    json_object=True,
+                    logprobs=True,
+                    embeddings=self._embeds(self._model_id),
+                ),
             )
         ]
+        if embedder is not None and embedder.model_id != self._model_id:
+            capabilities = ModelCapabilities(embeddings=True)
+            models.append(self._describe("", embedder.model_id, embedder.max_tokens, capabilities))
+        return models
+
+    def _describe(self, name: str, model_id: str, context_tokens: int, capabilities: ModelCapabilities) -> Model:
+        known = model_files.KNOWN_MODELS.get(name)
+        return Model(
+            id=model_id,
+            owner=known.owner if known else self._name,
+            provider=self._name,
+            upstream_model=model_id,
+            context_length=context_tokens,
+            input_modalities=[Modality.MODALITY_TEXT],
+            output_modalities=[Modality.MODALITY_TEXT] if capabilities.chat else [],
+            capabilities=capabilities,
+            ready=self._ready,
+        )
+
+    def _embeds(self, model_id: str) -> bool:
+        return self._embedder is not None and self._embedder.model_id == model_id
 
     @property
     def serves_any(self) -> bool:
-        """False: there is one model."""
+        """False: there are these models, and no others."""
         return False
 
     @property
@@ -110,19 +133,15 @@ class LlamaCppProvider:
         return self._ready
 
     async def open(self) -> None:
-        """Loads the model, on a worker thread.
-
-        llama.cpp's binding keeps Python's lock while it builds the model, about half a second for the default one. The
-        rest (reading the file, the first computation) leaves the loop free.
+        """Loads the model, on a worker thread; see `load_server`.
 
         Raises:
-            NotFound: If the model is not on this machine.
-            InvalidRequest: If the file is not a model.
-            ProviderError: If llama.cpp cannot load it.
-            Unimplemented: If the extra `local` is not installed.
+            DragomanError: If it cannot be loaded, or the embedder cannot that is to be ready at the start.
         """
         self._loop = asyncio.get_running_loop()
         await self._loop.run_in_executor(self._workers, self._load)
+        if self._embedder is not None and self._embed_at_start:
+            await self._embedder.open()
         self._ready = not self._closing
 
     async def close(self) -> None:
@@ -132,6 +151,22 @@ class LlamaCppProvider:
         for generation in [*self._waiting, *self._running]:
             generation.cancel()
         await asyncio.to_thread(self._unload)
+        if self._embedder is not None:
+            await self._embedder.close()
+
+    async def embed(self, request: EmbedRequest, model: str) -> EmbedResponse:
+        """Turns texts into vectors; see `LlamaCppEmbedder.embed`.
+
+        Raises:
+            NotFound: If there is no such model.
+            UnsupportedFeature: If the model is not made for it.
+            DragomanError: If the request is refused or the embedder fails.
+        """
+        if self._embedder is not None and self._embeds(model):
+            return await self._embedder.embed(request)
+        if model == self._model_id:
+            raise UnsupportedFeature(f"the model {model!r} makes no vectors on this server", field="model")
+        raise self._unknown(model)
 
     def start(self, request: GenerationRequest, sink: GenerationSink) -> LlamaCppGeneration:
         """Starts a generation, or lets it wait for a slot.
@@ -140,7 +175,7 @@ class LlamaCppProvider:
             Unavailable: If the model is not loaded, too many requests wait, or the provider is closed.
             NotFound: If another model is asked for.
             InvalidRequest: If the request makes no sense.
-            UnsupportedFeature: If the model cannot do what is asked for.
+            UnsupportedFeature: If the model cannot do what is asked for, or cannot chat at all.
         """
         if self._closing:
             raise Unavailable("the embedded model is being shut down", reason=Reason.SHUTTING_DOWN)
@@ -149,9 +184,9 @@ class LlamaCppProvider:
                 "the embedded model is still being loaded", reason=Reason.MODEL_NOT_READY, retry_after=1.0
             )
         if request.model != self._model_id:
-            raise NotFound(
-                f"{self._name} serves {self._model_id!r}, not {request.model!r}", reason=Reason.MODEL_NOT_FOUND
-            )
+            if self._embeds(request.model):
+                raise UnsupportedFeature(f"the model {request.model!r} makes vectors only", field="model")
+            raise self._unknown(request.model)
         body = chat_body(request.spec)
         if len(self._running) >= self._parallel and len(self._waiting) >= self._max_waiting:
             raise Unavailable(f"{len(self._waiting)} requests wait for the embedded model already", retry_after=1.0)
@@ -189,91 +224,23 @@ class LlamaCppProvider:
     def _forget(self, generation: LlamaCppGeneration) -> None:
         self._waiting.pop(generation, None)
 
+    def _unknown(self, model: str) -> NotFound:
+        return NotFound(f"{self._name} serves {self._model_id!r}, not {model!r}", reason=Reason.MODEL_NOT_FOUND)
+
     def _load(self) -> None:
-        xllamacpp = _import_xllamacpp()
-        path = model_files.find(self._model, self._models_dir)
-        if path is None:
-            raise NotFound(
-                f"the model {self._model!r} is not on this machine: run `dragoman models pull {self._model}`",
-                reason=Reason.MODEL_NOT_FOUND,
-            )
-        try:
-            if not model_files.is_gguf(path):
-                raise InvalidRequest(f"{path} is not a GGUF model", field="local.model")
-            _read_through(path)
-        except OSError as error:
-            raise DragomanError(f"cannot read the model {path}: {error}") from error
-        try:
-            server = self._make_server(xllamacpp, path, _SILENT)
-        except RuntimeError:
-            try:  # once more, for the reason: the exception has none
-                server = self._make_server(xllamacpp, path, _ERRORS_ONLY)
-            except RuntimeError as error:
-                raise ProviderError(
-                    f"llama.cpp cannot load {path}: damaged, of an unknown kind, or too large for this machine "
-                    "(it said why on standard error)",
-                    reason=Reason.PROVIDER_FAILED,
-                    retryable=False,
-                ) from error
+        server = load_server(self._model, self._models_dir, self._threads, "local.model", self._shape)
         _warm_up(server)
         self._server = server
 
-    def _make_server(self, xllamacpp: Any, path: Path, verbosity: int) -> Any:
-        params = xllamacpp.CommonParams()
-        params.verbosity = verbosity
-        params.model.path = str(path)
+    def _shape(self, _xllamacpp: Any, params: Any) -> None:
         params.n_ctx = self._context_tokens * self._parallel  # slots share it evenly
         params.n_parallel = self._parallel
         params.n_batch = params.n_ubatch = _PROMPT_BATCH
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self._threads
-        params.cache_ram_mib = 0  # slots keep their last prompt; copies of older ones would take gigabytes
         params.prefill_assistant = False  # a closing assistant message is answered, not continued
-        params.fit_params = False  # would load the model twice, to shrink what does not fit
-        params.warmup = False  # done by `_warm_up`, without Python's lock
-        # The binding insists on an HTTP server beside it. It gets a key that nobody knows, and a socket that is removed
-        # at once: the only way to the model is through this process.
-        params.api_keys = [secrets.token_hex(32)]
-        params.n_threads_http = 1
-        params.ui = params.endpoint_slots = False
-        folder = tempfile.mkdtemp(prefix="dragoman-")
-        socket = os.path.join(folder, "llamacpp.sock")
-        if sys.platform != "win32" and len(socket) <= _MAX_SOCKET_PATH:
-            params.hostnames = [socket]
-        try:
-            return xllamacpp.Server(params)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _unload(self) -> None:
         self._workers.shutdown(wait=True)
         self._server = None  # frees the model
-
-
-def _import_xllamacpp() -> Any:
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise Unimplemented(
-            f"the embedded model needs the extra `local`: pip install 'dragoman[local]' ({error})"
-        ) from error
-    return xllamacpp
-
-
-def _spare_cores() -> int:
-    """Returns the number of cores that this process may use, less one for the server itself.
-
-    llama.cpp's threads wait for each other by spinning: as soon as one of them has to share its core, all crawl.
-    """
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, cores - 1)
-
-
-def _read_through(path: Path) -> None:
-    """Reads a file into the system's cache, so that llama.cpp, which keeps Python's lock, never waits for the disk."""
-    buffer = bytearray(1024 * 1024)
-    with path.open("rb", buffering=0) as file:
-        while file.readinto(buffer):
-            pass
 
 
 def _warm_up(server: Any) -> None:

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dragoman.v1.message_pb2 import ImageDetail, Role, ToolKind
-from dragoman.v1.sampling_pb2 import Modality, ReasoningEffort, Verbosity
+from dragoman.v1.run_pb2 import ChatSpec
+from dragoman.v1.sampling_pb2 import Modality, ReasoningEffort, Sampling, Verbosity
 from dragoman.v1.tool_pb2 import GrammarSyntax, ToolMode
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from dragoman.v1.message_pb2 import AudioPart, FilePart, ImagePart, Message, Part, ToolCall
-    from dragoman.v1.sampling_pb2 import AudioOutput, Prediction, ResponseFormat, Sampling
+    from dragoman.v1.sampling_pb2 import AudioOutput, Prediction, ResponseFormat
     from dragoman.v1.tool_pb2 import Grammar, NamedTool, Tool, ToolChoice
     from dragoman_server.providers.base import GenerationRequest
-    from dragoman_server.providers.openai_chat.vendors import Quirks
+    from dragoman_server.providers.vendors import Quirks
 
     Json = dict[str, Any]
 
@@ -40,30 +41,59 @@ def encode_request(request: GenerationRequest, quirks: Quirks) -> bytes:
     """Returns the body of the request.
 
     Raises:
-        UnsupportedFeature: If the dialect has no word for something that is asked for.
+        UnsupportedFeature: If the dialect or the server has no word for something that is asked for.
         InvalidRequest: If JSON text within the request is not JSON.
     """
+    return orjson.dumps(request_body(request, quirks))
+
+
+def request_body(request: GenerationRequest, quirks: Quirks) -> Json:
+    """Returns the body of the request, before it becomes JSON; see `encode_request`."""
     body: Json = {"model": request.model}
+    unsupported = quirks.unsupported
     for descriptor, value in request.spec.ListFields():
-        writer = FIELDS.get(descriptor.name)
+        writer = _WRITERS.get(descriptor)
+        if unsupported:
+            _refuse(descriptor.name, value, unsupported)
         if writer is None:
             raise UnsupportedFeature(f"{descriptor.name} cannot be handed over to this provider", field=descriptor.name)
         writer(body, value)
-    if "max_tokens" in body and quirks.max_tokens_field != "max_tokens":
-        body[quirks.max_tokens_field] = body.pop("max_tokens")
+    if quirks.departs:
+        _apply(quirks, body)
     if request.incremental:
         body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
-    return orjson.dumps(body)
+        if quirks.stream_usage:
+            body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _refuse(name: str, value: Any, unsupported: frozenset[str]) -> None:
+    """Refuses a field that the server does not know, or one within the sampling."""
+    names = [name] if name != "sampling" else [name, *(f"sampling.{inner.name}" for inner, _ in value.ListFields())]
+    for path in names:
+        if path in unsupported:
+            last = path.removeprefix("sampling.")
+            raise UnsupportedFeature(f"{last} cannot be handed over to this provider", field=path)
+
+
+def _apply(quirks: Quirks, body: Json) -> None:
+    """Says it the way that the server wants it said."""
+    for name, theirs in (("max_tokens", quirks.max_tokens_field), ("seed", quirks.seed_field)):
+        if theirs != name and name in body:
+            body[theirs] = body.pop(name)
+    if not quirks.developer_role:
+        for message in body["messages"]:
+            if message["role"] == "developer":
+                message["role"] = "system"
 
 
 # Messages
 
 
-def _write_messages(body: Json, messages: Iterable[Message]) -> None:
+def _write_messages(body: Json, messages: Sequence[Message]) -> None:
     written: list[Json] = []
-    for index, message in enumerate(messages):
-        parts = message.parts
+    for index, message in enumerate(messages[:]):  # lists: cheaper than to ask a field for each of its items
+        parts = message.parts[:]
         role = _ROLES.get(message.role)
         if role is None:
             raise InvalidRequest("the role is missing or unknown", field=f"messages[{index}].role")
@@ -71,10 +101,11 @@ def _write_messages(body: Json, messages: Iterable[Message]) -> None:
             written += _tool_messages(parts, index)
             continue
         entry: Json = {"role": role}
-        if message.name:
-            entry["name"] = message.name
-        if len(parts) == 1 and parts[0].HasField("text") and not parts[0].HasField("cache_breakpoint"):
-            entry["content"] = parts[0].text.text
+        if name := message.name:
+            entry["name"] = name
+        part = parts[0] if len(parts) == 1 else None
+        if part is not None and part.WhichOneof("kind") == "text" and not part.HasField("cache_breakpoint"):
+            entry["content"] = part.text.text
         else:
             _write_parts(entry, parts, f"messages[{index}].parts")
         written.append(entry)
@@ -179,12 +210,12 @@ def _tool_messages(parts: Iterable[Part], message_index: int) -> list[Json]:
 
 def _write_sampling(body: Json, sampling: Sampling) -> None:
     for descriptor, value in sampling.ListFields():
+        theirs = _SAME_IN_SAMPLING.get(descriptor)
+        if theirs is not None:
+            body[theirs] = value
+            continue
         name = descriptor.name
-        if name in _SAME_IN_SAMPLING:
-            body[name] = value
-        elif name == "max_output_tokens":
-            body["max_tokens"] = value
-        elif name == "stop":
+        if name == "stop":
             body["stop"] = list(value)
         elif name == "logit_bias":
             body["logit_bias"] = {str(token): bias for token, bias in value.items()}
@@ -192,12 +223,18 @@ def _write_sampling(body: Json, sampling: Sampling) -> None:
             raise UnsupportedFeature(f"{name} cannot be handed over to this provider", field=f"sampling.{name}")
 
 
-_SAME_IN_SAMPLING = frozenset(
-    {
-        *("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logprobs", "top_logprobs"),
-        *("top_k", "min_p", "repetition_penalty"),  # de-facto extensions of vLLM, SGLang, llama.cpp and others
-    }
-)
+_SAMPLING = Sampling.DESCRIPTOR.fields_by_name
+_SAME_IN_SAMPLING = {
+    _SAMPLING["max_output_tokens"]: "max_tokens",
+    **{
+        _SAMPLING[name]: name
+        for name in (
+            *("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logprobs", "top_logprobs"),
+            *("top_k", "min_p", "repetition_penalty"),  # de-facto extensions of vLLM, SGLang, llama.cpp and others
+        )
+    },
+}
+"""What the dialect calls fields that it takes as they are."""
 
 
 def _write_response_format(body: Json, response_format: ResponseFormat) -> None:
@@ -324,7 +361,13 @@ def _data_url(media_type: str, data: bytes) -> str:
 
 
 def _skip(body: Json, value: Any) -> None:
-    """The model is the provider's own name, which the request has."""
+    """Says nothing: the model is the provider's own name, and the rest is for this server."""
+
+
+def _write_include_reasoning(body: Json, included: bool) -> None:
+    """Servers that think in this dialect show it anyway; none can be told not to."""
+    if not included:
+        raise UnsupportedFeature("this provider cannot be told to hide thoughts", field="include_reasoning")
 
 
 def _same(name: str) -> Callable[[Json, Any], None]:
@@ -354,6 +397,9 @@ def _write_metadata(body: Json, metadata: Mapping[str, str]) -> None:
 
 FIELDS: Mapping[str, Callable[[Json, Any], None]] = {
     "model": _skip,
+    "task_profile": _skip,
+    "upstream": _skip,
+    "include_reasoning": _write_include_reasoning,
     "messages": _write_messages,
     "sampling": _write_sampling,
     "tools": _write_tools,
@@ -377,3 +423,6 @@ FIELDS: Mapping[str, Callable[[Json, Any], None]] = {
         for name in ("web_search_options", "chat_template_kwargs", "moderation", "prompt_cache_options")
     },
 }
+"""Who writes each field. Fields without a row (budgets of thought, safety settings) have no word in this dialect."""
+
+_WRITERS = {ChatSpec.DESCRIPTOR.fields_by_name[name]: writer for name, writer in FIELDS.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,17 +12,18 @@ import orjson
 from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FinishReason, TokenLogprob, TopLogprob
 from dragoman_server.errors import ProviderError
-from dragoman_server.providers.openai_chat.failures import failure_of_error
+from dragoman_server.providers.base import EventBatch
+from dragoman_server.providers.failures import failure_of_error
 from dragoman_server.providers.openai_chat.template import TextTemplate
 from dragoman_server.providers.openai_chat.tool_calls import ToolCalls
-from dragoman_server.providers.openai_chat.usage import usage_of
+from dragoman_server.providers.openai_chat.usage import encode_usage
 from dragoman_server.providers.sse import NamedEvent, SseDecoder, SseFrameTooLarge
+from dragoman_server.providers.wire import FINISHED, TEXT_HEADS, text_event, usage_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dragoman.v1.event_pb2 import RefusalDelta, TextDelta
-    from dragoman_server.providers.base import EventBatch
 
 _STOP = FinishReason.FINISH_REASON_STOP
 _LENGTH = FinishReason.FINISH_REASON_LENGTH
@@ -63,17 +65,34 @@ class ResponseReader:
         choice_index: The index that the events carry.
     """
 
+    done = False
+    """Whether the stream said that it is complete."""
+
+    # Most answers never need more than these.
+    _tool_calls: ToolCalls | None = None
+    _finish: FinishReason | None = None
+    _stop_sequence = ""
+    _usage: dict[str, Any] | None = None
+    _audio_rest = ""
+
     def __init__(self, choice_index: int) -> None:
         self._choice_index = choice_index
-        self._decoder = SseDecoder()
-        self._template = TextTemplate()
-        self._tool_calls = ToolCalls(choice_index)
-        self._finish: FinishReason | None = None
-        self._stop_sequence = ""
-        self._usage: dict[str, Any] | None = None
-        self._audio_rest = ""
-        self.done = False
-        """Whether the stream said that it is complete."""
+
+    @cached_property
+    def _decoder(self) -> SseDecoder:
+        return SseDecoder()
+
+    @cached_property
+    def _template(self) -> TextTemplate:
+        return TextTemplate()
+
+    def read_text(self, data: bytes) -> EventBatch | None:
+        """Reads bytes that are one whole piece of text, as nearly every read of a stream is; None for any others."""
+        if self._decoder.between and (text := self._template.match_event(data)) and not self._choice_index:
+            encoded = text.encode()
+            if len(encoded) < len(TEXT_HEADS):
+                return EventBatch.FromString(TEXT_HEADS[len(encoded)] + encoded)
+        return None
 
     def read_stream(self, data: bytes, batch: EventBatch) -> bool:
         """Reads the next bytes of a stream; returns whether they brought more than comments.
@@ -85,7 +104,7 @@ class ResponseReader:
             frames = self._decoder.feed(data)
         except SseFrameTooLarge as error:
             raise _broken(str(error)) from error
-        match, choice_index = self._template.match, self._choice_index
+        match = self._template.match
         for frame in frames:
             if self.done:
                 break
@@ -93,10 +112,7 @@ class ResponseReader:
             if text is None:
                 self._read_frame(frame, batch)
             elif text:
-                event = batch.events.add().text_delta
-                event.text = text
-                if choice_index:
-                    event.choice_index = choice_index
+                self._add_text(text, batch)
         return bool(frames)
 
     def end_stream(self, batch: EventBatch) -> None:
@@ -119,12 +135,12 @@ class ResponseReader:
         answer = _object(data)
         if answer.get("error"):
             raise failure_of_error(answer["error"])
-        for choice in _choices(answer):
-            message = choice.get("message")
-            if not isinstance(message, dict):
-                raise _broken("a choice has no message")
-            self._read_delta(message, choice.get("logprobs"), batch, whole=True)
-            self._read_finish(choice)
+        choice = _choice(answer)
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            raise _broken("a choice has no message")
+        self._read_delta(message, choice.get("logprobs"), batch, whole=True)
+        self._read_finish(choice)
         self._read_usage(answer)
         self._end(batch)
 
@@ -173,7 +189,9 @@ class ResponseReader:
     def _read_delta(self, delta: dict[str, Any], logprobs: Any, batch: EventBatch, *, whole: bool) -> None:
         if not isinstance(logprobs, dict):
             logprobs = {}
-        if thoughts := _string(delta.get("reasoning_content")) or _string(delta.get("reasoning")):
+        if ("reasoning_content" in delta or "reasoning" in delta) and (
+            thoughts := _string(delta.get("reasoning_content")) or _string(delta.get("reasoning"))
+        ):
             self._add_reasoning(thoughts, batch)
         if delta.get("refusal") or logprobs.get("refusal"):
             event = batch.events.add().refusal_delta
@@ -181,21 +199,34 @@ class ResponseReader:
         content = delta.get("content")
         if isinstance(content, list):
             self._read_parts(content, batch)
+        elif content and type(content) is str and not logprobs:
+            self._add_text(content, batch)
         elif content or logprobs.get("content"):
             self._fill(batch.events.add().text_delta, _string(content), logprobs.get("content"))
         if delta.get("audio"):
             self._read_audio(delta["audio"], batch)
         if delta.get("tool_calls"):
             for fragment in delta["tool_calls"]:
-                self._tool_calls.add(fragment, batch, whole=whole)
+                self._add_tool_call(fragment, batch, whole=whole)
         if delta.get("function_call"):  # the form before tools
-            self._tool_calls.add({"index": 0, "function": delta["function_call"]}, batch, whole=whole)
+            self._add_tool_call({"index": 0, "function": delta["function_call"]}, batch, whole=whole)
 
     def _fill(self, event: TextDelta | RefusalDelta, text: str, logprobs: Any) -> None:
         event.choice_index = self._choice_index
         event.text = text
         if logprobs:
             event.logprobs.extend(_logprobs(logprobs))
+
+    def _add_text(self, text: str, batch: EventBatch) -> None:
+        if self._choice_index:
+            self._fill(batch.events.add().text_delta, text, None)
+        else:
+            batch.MergeFromString(text_event(text))
+
+    def _add_tool_call(self, fragment: Any, batch: EventBatch, *, whole: bool) -> None:
+        if self._tool_calls is None:
+            self._tool_calls = ToolCalls(self._choice_index)
+        self._tool_calls.add(fragment, batch, whole=whole)
 
     def _add_reasoning(self, text: str, batch: EventBatch) -> None:
         event = batch.events.add().reasoning_delta
@@ -252,17 +283,22 @@ class ResponseReader:
             self._usage = usage  # where every chunk has one, the last is the sum
 
     def _end(self, batch: EventBatch) -> None:
-        if self._finish is None:
+        reason = self._finish
+        if reason is None:
             raise _broken("it ended without a finish reason")
         if self._audio_rest:
             raise _broken("the sound is cut off")
-        self._tool_calls.complete(batch)
-        finished = batch.events.add().choice_finished
-        finished.choice_index = self._choice_index
-        finished.finish_reason = self._finish
-        finished.stop_sequence = self._stop_sequence
-        if self._usage is not None:
-            batch.events.add().usage_reported.last_call.CopyFrom(usage_of(self._usage))
+        if self._tool_calls is not None:
+            self._tool_calls.complete(batch)
+        usage = b"" if self._usage is None else usage_event(encode_usage(self._usage))
+        if self._choice_index or self._stop_sequence:
+            finished = batch.events.add().choice_finished
+            finished.choice_index = self._choice_index
+            finished.finish_reason = reason
+            finished.stop_sequence = self._stop_sequence
+            batch.MergeFromString(usage)
+        else:
+            batch.MergeFromString(FINISHED[reason] + usage)
 
 
 def _is_text(delta: dict[str, Any]) -> bool:
@@ -272,11 +308,12 @@ def _is_text(delta: dict[str, Any]) -> bool:
     )
 
 
-def _choices(answer: dict[str, Any]) -> list[dict[str, Any]]:
+def _choice(answer: dict[str, Any]) -> dict[str, Any]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise _broken("it has no choice")
-    return choices[:1]  # one was asked for
+    choice: dict[str, Any] = choices[0]  # one was asked for
+    return choice
 
 
 def _logprobs(reported: Any) -> Iterable[TokenLogprob]:

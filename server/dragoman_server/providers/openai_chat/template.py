@@ -13,6 +13,9 @@ from typing import Any
 
 import orjson
 
+_BEFORE, _AFTER = b"data: ", b"\n\n"
+"""What makes an event of a chunk."""
+
 _TRIAL = "\x7f a text that no server sends \x7f"
 _MAX_FAILURES = 4
 """Chunks in a row that may miss their template before no new one is tried: such a server varies every chunk."""
@@ -21,12 +24,28 @@ _MAX_FAILURES = 4
 class TextTemplate:
     """The bytes around the text of one stream's chunks."""
 
-    __slots__ = ("_failures", "_prefix", "_suffix")
+    __slots__ = ("_event_prefix", "_event_suffix", "_failures", "_prefix", "_suffix")
 
     def __init__(self) -> None:
         self._prefix = b""  # none is known
         self._suffix = b""
+        self._event_prefix = b""
+        self._event_suffix = b""
         self._failures = 0
+
+    def match_event(self, data: bytes) -> str | None:
+        """Returns the text of bytes that are one whole event with such a chunk, None for any other bytes.
+
+        The bytes must begin where an event begins. This decodes neither the event nor the chunk.
+        """
+        prefix, suffix = self._event_prefix, self._event_suffix
+        if prefix and data.startswith(prefix) and data.endswith(suffix) and data.find(b"\n") == len(data) - 2:
+            try:
+                text: str = orjson.loads(data[len(prefix) - 1 : len(data) - len(suffix) + 1])
+            except orjson.JSONDecodeError:
+                return None
+            return text
+        return None
 
     def match(self, frame: bytes) -> str | None:
         """Returns the text of a chunk with the known bytes around it, None for any other chunk."""
@@ -61,3 +80,4 @@ class TextTemplate:
             return
         if proof == chunk:
             self._prefix, self._suffix = prefix, suffix
+            self._event_prefix, self._event_suffix = _BEFORE + prefix, suffix + _AFTER

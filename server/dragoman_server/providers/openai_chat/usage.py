@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dragoman.v1.usage_pb2 import InputTokenDetails, OutputTokenDetails, Usage
+from dragoman_server.providers.wire import number_tag, sized, tag, varint
 
-_INPUT_DETAILS = ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "text_tokens")
-_OUTPUT_DETAILS = (
-    *("reasoning_tokens", "audio_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens", "text_tokens"),
-)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_INPUT = number_tag(Usage, "input_tokens")
+_OUTPUT = number_tag(Usage, "output_tokens")
+_INPUT_DETAILS = tag(Usage, "input_details")
+_OUTPUT_DETAILS = tag(Usage, "output_details")
+
+
+_INPUT_COUNTS = {
+    name: number_tag(InputTokenDetails, name)
+    for name in ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "text_tokens")
+}
+_OUTPUT_COUNTS = {
+    name: number_tag(OutputTokenDetails, name)
+    for name in (
+        *("reasoning_tokens", "audio_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"),
+        "text_tokens",
+    )
+}
 
 
 def usage_of(reported: dict[str, Any]) -> Usage:
     """Returns what the provider reported; what it left out or does not count in whole tokens is 0."""
-    usage = Usage(
-        input_tokens=_count(reported.get("prompt_tokens")), output_tokens=_count(reported.get("completion_tokens"))
-    )
-    read = _details(reported.get("prompt_tokens_details"), _INPUT_DETAILS)
-    if "cached_tokens" not in read and (cached := _count(reported.get("prompt_cache_hit_tokens"))):
-        read["cached_tokens"] = cached  # DeepSeek's name for it
+    return Usage.FromString(encode_usage(reported))
+
+
+def encode_usage(reported: dict[str, Any]) -> bytes:
+    """Returns what the provider reported as the wire form of a usage; see `usage_of`."""
+    usage = _count(_INPUT, reported.get("prompt_tokens")) + _count(_OUTPUT, reported.get("completion_tokens"))
+    read = reported.get("prompt_tokens_details")
     if read:
-        usage.input_details.CopyFrom(InputTokenDetails(**read))
-    written = _details(reported.get("completion_tokens_details"), _OUTPUT_DETAILS)
+        usage += _details(_INPUT_DETAILS, read, _INPUT_COUNTS)
+    cached = reported.get("prompt_cache_hit_tokens")  # DeepSeek's name for it
+    if cached and not (isinstance(read, dict) and read.get("cached_tokens") is not None):
+        usage += sized(_INPUT_DETAILS, _count(_INPUT_COUNTS["cached_tokens"], cached))
+    written = reported.get("completion_tokens_details")
     if written:
-        usage.output_details.CopyFrom(OutputTokenDetails(**written))
+        usage += _details(_OUTPUT_DETAILS, written, _OUTPUT_COUNTS)
     return usage
 
 
-def _details(reported: Any, names: tuple[str, ...]) -> dict[str, int]:
+def _details(field: bytes, reported: Any, tags: Mapping[str, bytes]) -> bytes:
+    """Returns the counts that have a name; details of nothing but zeros are there all the same."""
     if not isinstance(reported, dict):
-        return {}
-    return {name: _count(reported[name]) for name in names if reported.get(name) is not None}
+        return b""
+    known = False
+    details = b""
+    for name, value in reported.items():
+        if value is not None and name in tags:
+            known = True
+            if value:
+                details += _count(tags[name], value)
+    return sized(field, details) if known else b""
 
 
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**63 else 0
+def _count(number: bytes, value: Any) -> bytes:
+    return number + varint(value) if isinstance(value, int) and 0 < value < 2**63 else b""

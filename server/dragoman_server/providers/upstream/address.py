@@ -35,8 +35,10 @@ class Address:
         return host if self.port == _DEFAULT_PORTS["https" if self.tls else "http"] else f"{host}:{self.port}"
 
     def target(self, path: str) -> str:
-        """Returns the request target of a path below the base URL."""
-        return f"{self.path}{path}?{self.query}" if self.query else f"{self.path}{path}"
+        """Returns the request target of a path below the base URL; the path may have a query of its own."""
+        if not self.query:
+            return f"{self.path}{path}"
+        return f"{self.path}{path}{'&' if '?' in path else '?'}{self.query}"
 
 
 def parse_base_url(url: str) -> Address:

@@ -20,10 +20,12 @@ from dragoman_server.providers.upstream.connection import LEAST_PER_TURN, Connec
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from dragoman_server.providers.upstream.address import Address
     from dragoman_server.providers.upstream.connection import Carried, ResponseHandler
+
+    Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 
 KEEP_ALIVE = 55.0
 """Seconds that an idle connection is kept, unless the peer announced less."""
@@ -167,15 +169,23 @@ class Client:
         timeouts: Limits of every exchange.
         max_connections: Most connections at a time. As many requests again may wait for one, first come first served.
         ssl_context: How to encrypt; by default with the certificates of the system.
+        resolve: Finds the IP addresses of a host and port, and may refuse them with a ProviderError; connections are
+            made to just these. By default the system finds them.
     """
 
     def __init__(
-        self, address: Address, timeouts: Timeouts, max_connections: int, ssl_context: ssl.SSLContext | None = None
+        self,
+        address: Address,
+        timeouts: Timeouts,
+        max_connections: int,
+        ssl_context: ssl.SSLContext | None = None,
+        resolve: Resolver | None = None,
     ) -> None:
         self._address = address
         self._timeouts = timeouts
         self._max_connections = max_connections
         self._ssl_context = ssl_context
+        self._resolve = resolve
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -296,22 +306,45 @@ class Client:
         self._serve_waiting()
 
     async def _connect(self, exchange: Exchange) -> None:
-        address = self._address
-        if address.tls and self._ssl_context is None:
-            self._ssl_context = _default_ssl_context()
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                partial(Connection, self), address.host, address.port, ssl=self._ssl_context if address.tls else None
-            )
+            connection = await self._open_connection()
         except (OSError, UnicodeError) as error:
             exchange.task = None
             exchange.finish(
                 unreachable("the provider cannot be reached", error if isinstance(error, OSError) else None)
             )
             return
+        except ProviderError as error:
+            exchange.task = None
+            exchange.finish(error)
+            return
         exchange.task = None
         self._connections.add(connection)
         self._carry(connection, exchange)
+
+    async def _open_connection(self) -> Connection:
+        """Connects to the first address that answers."""
+        address, loop = self._address, asyncio.get_running_loop()
+        if address.tls and self._ssl_context is None:
+            self._ssl_context = _default_ssl_context()
+        hosts: Sequence[str] = (address.host,)
+        if self._resolve is not None:
+            hosts = await self._resolve(address.host, address.port)
+        for number, host in enumerate(hosts, 1):
+            try:
+                _, connection = await loop.create_connection(
+                    partial(Connection, self),
+                    host,
+                    address.port,
+                    ssl=self._ssl_context if address.tls else None,
+                    server_hostname=address.host if address.tls else None,
+                )
+            except OSError:
+                if number == len(hosts):
+                    raise
+            else:
+                return connection
+        raise OSError(f"{address.host} has no address")
 
     def _check(self) -> None:
         """Ends what is overdue and closes what rested long enough."""

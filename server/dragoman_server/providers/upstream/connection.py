@@ -86,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self.on_body = self._body.append
         self._headers: dict[bytes, bytes] = {}
+        self._raw_headers: dict[bytes, bytes] = {}  # as they come, trailers too
+        self.on_header = self._raw_headers.__setitem__
         self._status = 0
         self._head_bytes = 0
         self._headers_complete = False
@@ -96,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._rest = _NOTHING  # of a long read, for later turns
         self._turn: asyncio.Handle | None = None
         self._parser = httptools.HttpResponseParser(self)
+        self._parse = self._parser.feed_data
         self.used = False
         self.idle_since = 0.0
         self.idle_limit: float | None = None  # seconds, as the peer announced
@@ -184,7 +187,7 @@ class Connection(asyncio.Protocol):
             return
         self._answered = True
         try:
-            self._parser.feed_data(data)
+            self._parse(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._deliver(exchange)
             if not self._message_complete:
@@ -193,12 +196,15 @@ class Connection(asyncio.Protocol):
                 self._keep_alive = False
                 self._finish(exchange)
             return
-        if not self._headers_complete:
+        if self._headers_delivered and len(body := self._body) == 1:  # nearly every read of a stream
+            exchange.handler.on_data(body.pop())
+        elif self._headers_complete:
+            self._deliver(exchange)
+        else:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail("the headers of the answer are too large")
             return
-        self._deliver(exchange)
         if self._message_complete and self._exchange is exchange:
             self._finish(exchange)
 
@@ -227,15 +233,12 @@ class Connection(asyncio.Protocol):
         """An answer begins."""
         if self._message_complete:
             raise ValueError("a second answer")
-        self._headers = {}
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer."""
-        self._headers[name.lower()] = value
+        self._raw_headers.clear()
 
     def on_headers_complete(self) -> None:
         """The headers are complete; those of an informational answer do not count."""
         self._status = self._parser.get_status_code()
+        self._headers = {name.lower(): value for name, value in self._raw_headers.items()}
         self._headers_complete = self._status >= 200
 
     def on_message_complete(self) -> None:
@@ -268,7 +271,8 @@ class Connection(asyncio.Protocol):
             and not self._rest  # more came than was asked for
         )
         self.used = True
-        self.idle_limit = _keep_alive_timeout(self._headers)
+        announced = self._headers.get(b"keep-alive")
+        self.idle_limit = None if announced is None else _keep_alive_timeout(announced)
         if reusable and exchange.paused:
             self.resume()
         if not reusable:
@@ -288,8 +292,8 @@ class Connection(asyncio.Protocol):
         return self._headers_complete and b"content-length" not in headers and b"transfer-encoding" not in headers
 
 
-def _keep_alive_timeout(headers: Mapping[bytes, bytes]) -> float | None:
-    for field in headers.get(b"keep-alive", b"").split(b","):
+def _keep_alive_timeout(announced: bytes) -> float | None:
+    for field in announced.split(b","):
         name, _, value = field.strip().partition(b"=")
         if name.lower() == b"timeout" and value.isdigit():
             return float(value)

@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 
 _MAX_MESSAGE = 2000
 
-_SECRETS = re.compile(r"\b(?:sk|pk|rk|key|gsk|xai|AIza)[-_][\w*.-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
+_SECRETS = re.compile(r"\b(?:sk|pk|rk|key|gsk|xai)[-_][\w*.-]{6,}|\bAIza[\w*.-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 _URLS = re.compile(r"\b(?:https?|wss?)://[^\s\"'<>)]+")
 
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
-_CONTEXT_WORDS = re.compile(r"context[ _](?:length|window|size)|maximum context", re.IGNORECASE)
+_CONTEXT_WORDS = re.compile(
+    r"context[ _](?:length|window|size|limit)|maximum context|exceeds the maximum number of tokens|prompt is too long",
+    re.IGNORECASE,
+)
+_CONTEXT_NUMBERS = re.compile(
+    r"(?:token count \(|prompt is too long: )(\d+)"
+    r"(?:\) exceeds the maximum number of tokens allowed \(| tokens > )(\d+)"
+)
 _FILTER_CODES = frozenset(
     {
         "content_filter",
@@ -32,14 +39,18 @@ _FILTER_CODES = frozenset(
     }
 )
 _SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_KEY_CODES = frozenset({"api_key_invalid"})  # Google's, with status 400
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 _BY_WORD: Mapping[str, int] = {
     "invalid_request_error": 400,
     "authentication_error": 401,
     "invalid_api_key": 401,
+    "billing_error": 402,
     "permission_error": 403,
     "not_found_error": 404,
     "model_not_found": 404,
+    "request_too_large": 413,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
     "requests": 429,
@@ -48,6 +59,19 @@ _BY_WORD: Mapping[str, int] = {
     "api_error": 500,
     "overloaded_error": 503,
     "timeout": 504,
+    "timeout_error": 504,
+    # The names of gRPC's codes, as Google writes them.
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
 }
 """The status that an error within a stream would have had, by its type or code."""
 
@@ -73,7 +97,7 @@ def failure_of_error(error: Any) -> ProviderError:
             candidate = int(candidate)
         if isinstance(candidate, int) and 400 <= candidate <= 599:
             return _failure(candidate, error, None)
-    words = (code, error.get("type")) if isinstance(error, dict) else ()
+    words = (code, error.get("type"), status) if isinstance(error, dict) else ()
     known = next((_BY_WORD[word] for word in words if isinstance(word, str) and word in _BY_WORD), 500)
     return _failure(known, error, None)
 
@@ -106,20 +130,39 @@ def _failure(status: int, error: Any, retry_after: float | None) -> ProviderErro
     inner = fields.get("innererror")
     if isinstance(inner, dict) and isinstance(inner.get("code"), str):
         codes.add(inner["code"].lower())
-    reason, retryable = _reason(status, codes, message)
+    told, delay = _details(fields.get("details"))
+    reason, retryable = _reason(status, codes | told, message)
     if reason == Reason.PROVIDER_AUTH:
         message = "the provider refused this server's credential"
     metadata = {"status": str(status)}
     for key in ("code", "type", "param"):
         if isinstance(value := fields.get(key), str) and value:
             metadata[key] = sanitized(value)
+    if isinstance(word := fields.get("status"), str) and word in _BY_WORD:
+        metadata.setdefault("code", word)
+    if reason == Reason.CONTEXT_LENGTH_EXCEEDED and (numbers := _CONTEXT_NUMBERS.search(message)):
+        metadata["prompt_tokens"], metadata["context_tokens"] = numbers.groups()
     return ProviderError(
         message or f"the provider answered with status {status}",
         reason=reason,
         metadata=metadata,
         retryable=retryable,
-        retry_after=retry_after,
+        retry_after=delay if retry_after is None else retry_after,
     )
+
+
+def _details(details: Any) -> tuple[set[str], float | None]:
+    """Returns the reasons that details in the form of google.rpc name, and how long they ask to wait."""
+    reasons: set[str] = set()
+    delay = None
+    for detail in details if isinstance(details, list) else ():
+        if not isinstance(detail, dict):
+            continue
+        if isinstance(reason := detail.get("reason"), str):
+            reasons.add(reason.lower())
+        if isinstance(text := detail.get("retryDelay"), str) and (seconds := _DURATION.fullmatch(text)):
+            delay = _sane(float(seconds[1]))
+    return reasons, delay
 
 
 def _reason(status: int, codes: set[str], message: str) -> tuple[Reason, bool]:
@@ -129,6 +172,8 @@ def _reason(status: int, codes: set[str], message: str) -> tuple[Reason, bool]:
         return Reason.CONTEXT_LENGTH_EXCEEDED, False
     if codes & _FILTER_CODES:
         return Reason.CONTENT_FILTERED, False
+    if codes & _KEY_CODES:
+        return Reason.PROVIDER_AUTH, False
     match status:
         case 401 | 403:
             return Reason.PROVIDER_AUTH, False

@@ -1,0 +1,1 @@
+"""The wire dialect of the Anthropic Messages API."""

@@ -1,0 +1,1 @@
+"""Stands in for features that a model lacks, where that is honest."""

@@ -1,0 +1,1 @@
+"""Speaks the Gemini API outward."""

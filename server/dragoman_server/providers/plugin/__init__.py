@@ -1,0 +1,1 @@
+"""Model backends that others implement, in any language: `dragoman.plugin.v1.ModelBackend` over gRPC."""

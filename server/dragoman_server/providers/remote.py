@@ -1,0 +1,406 @@
+"""The provider that calls a remote server over HTTP, whatever wire dialect that speaks.
+
+A dialect is data and pure functions (`Dialect`): how to write a request, how to read an answer, what a status means.
+Who the server is comes from the vendor and the settings. Everything that is the same for all of them is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dragoman.reasons import Reason
+from dragoman_server.errors import InvalidRequest, ProviderError, UnsupportedFeature
+from dragoman_server.providers.base import EventBatch
+from dragoman_server.providers.remote_embeddings import RemoteEmbedder
+from dragoman_server.providers.upstream.address import parse_base_url
+from dragoman_server.providers.upstream.client import Client, Timeouts
+from dragoman_server.providers.upstream.message import post
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dragoman.v1.catalog_service_pb2 import Model
+    from dragoman.v1.embedding_service_pb2 import EmbedRequest, EmbedResponse
+    from dragoman.v1.failure_pb2 import Failure
+    from dragoman_server.providers.base import GenerationRequest, GenerationSink
+    from dragoman_server.providers.remote_embeddings import EmbeddingDialect
+    from dragoman_server.providers.upstream.client import Exchange
+    from dragoman_server.providers.vendors import Quirks, Vendor
+    from dragoman_server.settings import ProviderSettings
+
+MAX_WHOLE_BYTES = 256 * 1024 * 1024
+"""Largest answer in one piece."""
+MAX_ERROR_BYTES = 64 * 1024
+"""What is read of an error."""
+
+_FORBIDDEN_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "accept-encoding"})
+
+
+class Call(NamedTuple):
+    """A request in the words of a dialect.
+
+    Attributes:
+        path: Where to POST it, below the base URL; may have a query.
+        body: The body, JSON.
+    """
+
+    path: str
+    body: bytes
+
+
+class ResponseReader(Protocol):
+    """Reads one answer, for one choice, and appends its events to batches.
+
+    Attributes:
+        done: Whether the stream said that it is complete.
+    """
+
+    done: bool
+
+    def read_text(self, data: bytes) -> EventBatch | None:
+        """Returns the batch of bytes of a stream that are one whole piece of text, as nearly every read is.
+
+        None for any others, which are then still to be read.
+        """
+
+    def read_stream(self, data: bytes, batch: EventBatch) -> bool:
+        """Reads the next bytes of a stream; returns whether they brought more than keep-alives.
+
+        Raises:
+            ProviderError: If the provider reports a failure, or its bytes make no sense. The batch keeps the rest.
+        """
+
+    def end_stream(self, batch: EventBatch) -> None:
+        """Takes the end of the stream, and appends what was held back.
+
+        Raises:
+            ProviderError: If the answer is not finished.
+        """
+
+    def read_whole(self, data: bytes, batch: EventBatch) -> None:
+        """Reads an answer that came in one piece.
+
+        Raises:
+            ProviderError: If the provider reports a failure, or the answer makes no sense or is not finished.
+        """
+
+
+class Dialect(NamedTuple):
+    """A wire dialect spoken to model servers.
+
+    Attributes:
+        name: The name in the configuration.
+        auth: How the key is sent if neither vendor nor settings say.
+        headers: Headers of every request.
+        encode: Writes a request. Raises UnsupportedFeature (with `field`) for what the dialect or the server's quirks
+            have no word for, and InvalidRequest for JSON text that is not JSON.
+        reader: Makes the reader of the answer to a request.
+        failure_of_status: Tells what an answer with another status than 200 means: status, headers (names in lower
+            case), body.
+        embeddings: How embeddings are asked for; None if the dialect has none.
+        models_path: Where to GET the list of models, below the base URL.
+    """
+
+    name: str
+    auth: str
+    headers: Mapping[str, str]
+    encode: Callable[[GenerationRequest, Quirks], Call]
+    reader: Callable[[GenerationRequest], ResponseReader]
+    failure_of_status: Callable[[int, Mapping[bytes, bytes], bytes], ProviderError]
+    embeddings: EmbeddingDialect | None = None
+    models_path: str = "/models"
+
+
+class RemoteProvider:
+    """A remote server. It serves whatever model it is asked for.
+
+    Args:
+        settings: Its name, key and limits, and where it is, if not where the vendor is.
+        dialect: What it speaks.
+        vendor: Whose server it is.
+        models: The models that it is known to serve.
+        ssl_context: How to encrypt; by default with the certificates of the system.
+        client: Makes the calls, if not one of its own; whoever made it closes it.
+
+    Raises:
+        InvalidRequest: If the base URL, a header or the key is malformed.
+    """
+
+    serves_any = True
+    ready = True
+
+    def __init__(
+        self,
+        settings: ProviderSettings,
+        dialect: Dialect,
+        vendor: Vendor,
+        models: Sequence[Model] = (),
+        ssl_context: ssl.SSLContext | None = None,
+        client: Client | None = None,
+    ) -> None:
+        self.name = settings.name
+        self.models = models
+        self.dialect = dialect
+        self.quirks = vendor.quirks
+        self._address = parse_base_url(settings.base_url or vendor.base_url)
+        self._headers = request_headers(settings, dialect, settings.auth or vendor.auth, self._address.authority)
+        self._heads: dict[str, bytes] = {}
+        self._owns_client = client is None
+        self._client = client or Client(self._address, timeouts_of(settings), settings.max_connections, ssl_context)
+        self._secrets = secrets_of(settings)
+        self._embedder = (
+            RemoteEmbedder(dialect.embeddings, vendor.quirks, self._client, self.head, self.report)
+            if dialect.embeddings is not None
+            else None
+        )
+        self.running: set[_Generation] = set()
+
+    async def open(self) -> None:
+        """Does nothing: connections are made when they are needed."""
+
+    async def close(self) -> None:
+        """Cancels what still runs and closes all connections."""
+        for generation in tuple(self.running):
+            generation.cancel()
+        if self._owns_client:
+            await self._client.close()
+
+    def start(self, request: GenerationRequest, sink: GenerationSink) -> _Generation:
+        """Sends the request.
+
+        Raises:
+            UnsupportedFeature: If the dialect has no word for something that is asked for.
+            InvalidRequest: If JSON text within the request is not JSON.
+            Unavailable: If too many requests wait for a connection, or the provider is closed.
+        """
+        path, body = self.dialect.encode(request, self.quirks)
+        generation = _Generation(request, sink, self)
+        generation.exchange = self._client.send(post(self.head(path), body), generation)
+        self.running.add(generation)
+        return generation
+
+    async def embed(self, request: EmbedRequest, model: str) -> EmbedResponse:
+        """Turns texts into vectors; see `RemoteEmbedder.embed`.
+
+        Raises:
+            UnsupportedFeature: If the dialect has no word for it, or for something that is asked for.
+            DragomanError: If the request is refused or the server fails.
+        """
+        if self._embedder is None:
+            raise UnsupportedFeature(f"provider {self.name} makes no vectors", field="model")
+        return await self._embedder.embed(request, model)
+
+    def head(self, path: str) -> bytes:
+        """Returns a request to a path up to the value of its content length."""
+        head = self._heads.get(path)
+        if head is None:
+            head = f"POST {self._address.target(path)} HTTP/1.1\r\n{self._headers}Content-Length: ".encode("ascii")
+            if len(self._heads) < 256:  # clients may ask for any model, and some dialects have it in the path
+                self._heads[path] = head
+        return head
+
+    def report(self, error: ProviderError) -> Failure:
+        """Returns the failure as clients see it: it names the provider, and none of its secrets."""
+        failure = error.to_failure()
+        failure.metadata["provider"] = self.name
+        for secret in self._secrets:
+            failure.message = failure.message.replace(secret, "[secret]")
+            for key, value in failure.metadata.items():
+                failure.metadata[key] = value.replace(secret, "[secret]")
+        return failure
+
+
+def timeouts_of(settings: ProviderSettings) -> Timeouts:
+    """Returns the limits of each call to a provider."""
+    return Timeouts(
+        connect=settings.connect_timeout,
+        first=settings.first_event_timeout,
+        idle=settings.idle_timeout,
+        total=settings.total_timeout,
+    )
+
+
+def request_headers(settings: ProviderSettings, dialect: Dialect, auth: str, authority: str) -> str:
+    """Returns the header lines of every request.
+
+    Raises:
+        InvalidRequest: If a header or the key is malformed, or a header must not be set.
+    """
+    headers = {
+        "Host": authority,
+        "User-Agent": "dragoman",
+        "Accept": "application/json, text/event-stream",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+        **dialect.headers,
+    }
+    if settings.api_key is not None and auth != "none":
+        key = settings.api_key.get_secret_value()
+        if auth == "bearer":
+            headers["Authorization"] = f"Bearer {key}"
+        else:  # the other ways are headers of that name
+            headers[auth] = key
+    taken = {name.lower(): name for name in headers}
+    for name, secret in settings.headers.items():
+        if name.lower() in _FORBIDDEN_HEADERS:
+            raise InvalidRequest(f"the header {name} cannot be set", field="headers")
+        headers.pop(taken.get(name.lower(), ""), None)
+        headers[name] = secret.get_secret_value()
+    for name, value in headers.items():
+        if not _is_token(name) or not all(" " <= character <= "~" for character in value):
+            what = "headers" if name in settings.headers else "api_key"
+            raise InvalidRequest(f"the value or name of the header {name!r} has forbidden characters", field=what)
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+
+
+def secrets_of(settings: ProviderSettings) -> tuple[str, ...]:
+    """Returns what must not be told; values too short to be secrets would only garble messages."""
+    secrets = [*settings.headers.values(), *([settings.api_key] if settings.api_key is not None else [])]
+    return tuple(value for secret in secrets if len(value := secret.get_secret_value()) >= 8)
+
+
+def _is_token(name: str) -> bool:
+    return name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+
+
+class _Generation:
+    """One generation, and the handler of its exchange."""
+
+    exchange: Exchange
+
+    def __init__(self, request: GenerationRequest, sink: GenerationSink, provider: RemoteProvider) -> None:
+        self._incremental = request.incremental
+        self._sink = sink
+        self._provider = provider
+        self._reader = provider.dialect.reader(request)
+        self._status = 0
+        self._headers: Mapping[bytes, bytes] = {}
+        self._streams = False
+        self._body: list[bytes] = []  # of an answer in one piece
+        self._size = 0
+        self._ended = False
+
+    # Generation
+
+    def cancel(self) -> None:
+        """Closes the connection at once."""
+        if not self._ended:
+            self._ended = True
+            self.exchange.abort()
+            cancelled = ProviderError("the generation was cancelled", reason=Reason.CANCELLED, retryable=False)
+            asyncio.get_running_loop().call_soon(self._tell_end, cancelled)
+
+    def pause(self) -> None:
+        """Stops reading from the connection."""
+        self.exchange.pause()
+
+    def resume(self) -> None:
+        """Reads on."""
+        self.exchange.resume()
+
+    # ResponseHandler
+
+    def on_headers(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        """Decides how to read the body."""
+        self._status = status
+        self._headers = headers
+        kind = headers.get(b"content-type", b"").lower()
+        if status == 200:
+            self._streams = b"event-stream" in kind or (self._incremental and b"json" not in kind)
+            if headers.get(b"content-encoding", b"identity") != b"identity":
+                self._fail(_broken("it is compressed, although that was not asked for"))
+
+    def on_data(self, data: bytes) -> None:
+        """Reads the next bytes: one batch for all that they bring."""
+        if self._ended:
+            return
+        if not self._streams:
+            self._keep(data)
+            return
+        reader = self._reader
+        text = reader.read_text(data)
+        if text is not None:
+            self.exchange.moved = True
+            self._sink.on_events(text)
+            return
+        batch = EventBatch()
+        try:
+            if reader.read_stream(data, batch):
+                self.exchange.moved = True
+            if reader.done:
+                reader.end_stream(batch)
+        except ProviderError as error:
+            self._deliver_then_fail(batch, error)
+            return
+        if batch.events:
+            self._sink.on_events(batch)
+        if reader.done:
+            self._end()
+
+    def on_complete(self) -> None:
+        """Reads an answer in one piece, or ends a stream that did not say so itself."""
+        if self._ended:
+            return
+        batch = EventBatch()
+        try:
+            if self._status != 200:
+                raise self._refusal()
+            if self._streams:
+                self._reader.end_stream(batch)
+            else:
+                self._reader.read_whole(b"".join(self._body), batch)
+        except ProviderError as error:
+            self._deliver_then_fail(batch, error)
+            return
+        self._sink.on_events(batch)
+        self._end()
+
+    def on_error(self, error: ProviderError) -> None:
+        """Ends the generation; an error answer that broke off still says why."""
+        if self._status not in (0, 200):
+            error = self._refusal()
+        self._fail(error)
+
+    def _refusal(self) -> ProviderError:
+        return self._provider.dialect.failure_of_status(self._status, self._headers, b"".join(self._body))
+
+    def _keep(self, data: bytes) -> None:
+        self.exchange.moved = True
+        self._size += len(data)
+        if self._status != 200:
+            if self._size <= MAX_ERROR_BYTES:
+                self._body.append(data)
+            else:
+                self._fail(self._refusal())
+        elif self._size <= MAX_WHOLE_BYTES:
+            self._body.append(data)
+        else:
+            self._fail(_broken("it is too large"))
+
+    def _deliver_then_fail(self, batch: EventBatch, error: ProviderError) -> None:
+        if batch.events:
+            self._sink.on_events(batch)
+        self._fail(error)
+
+    def _fail(self, error: ProviderError) -> None:
+        if not self._ended:
+            self._ended = True
+            self.exchange.abort()
+            self._tell_end(error)
+
+    def _end(self) -> None:
+        """Ends well. The connection reads on to the end of the answer, to be used again."""
+        if not self._ended:
+            self._ended = True
+            self.exchange.resume()
+            self._tell_end(None)
+
+    def _tell_end(self, error: ProviderError | None) -> None:
+        self._provider.running.discard(self)
+        self._sink.on_end(None if error is None else self._provider.report(error))
+
+
+def _broken(message: str) -> ProviderError:
+    return ProviderError(f"the provider's answer makes no sense: {message}", reason=Reason.PROVIDER_PROTOCOL)

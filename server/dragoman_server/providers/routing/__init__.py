@@ -1,0 +1,1 @@
+"""Routing: which target answers a request, and what happens when it does not."""

@@ -1,0 +1,152 @@
+"""Asking a provider that lacks a feature: without the field, or with the server standing in; or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from dragoman.v1.run_pb2 import ChatSpec
+from dragoman_server.errors import UnsupportedFeature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dragoman_server.providers.base import Generation, GenerationRequest, GenerationSink
+
+    Check = Callable[[ChatSpec], None]
+    """Raises UnsupportedFeature for what a model is known not to do."""
+    Start = Callable[[GenerationRequest, GenerationSink], Generation]
+    """`Provider.start`, or what stands in for it."""
+
+DROPPABLE = frozenset(
+    {
+        "sampling.temperature",
+        "sampling.top_p",
+        "sampling.top_k",
+        "sampling.min_p",
+        "sampling.frequency_penalty",
+        "sampling.presence_penalty",
+        "sampling.repetition_penalty",
+        "sampling.seed",
+        "sampling.logit_bias",
+        "sampling.logprobs",
+        "sampling.top_logprobs",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "reasoning_budget_tokens",
+        "include_reasoning",
+        "verbosity",
+        "prediction",
+        "service_tier",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options_json",
+        "metadata",
+        "store",
+    }
+)
+"""Fields whose loss changes how an answer comes about, not what it is: they may be left out, and that be told."""
+
+_GO_WITH = {"sampling.logprobs": "sampling.top_logprobs"}
+"""Fields that mean nothing without another one."""
+
+JSON_FORMATS = ("json_object", "json_schema")
+
+
+class Policy(NamedTuple):
+    """What may be done where a provider lacks a feature.
+
+    Attributes:
+        report: Whether droppable fields are left out and reported; if not, they are refused.
+        emulate_json: Whether JSON answers are validated and asked for again.
+    """
+
+    report: bool = False
+    emulate_json: bool = True
+
+
+class Adapted(NamedTuple):
+    """A generation, and how its request differs from what was asked for.
+
+    Attributes:
+        generation: The generation.
+        dropped: Fields that were left out, as paths in the spec.
+        emulated: Features that the server stands in for, as paths in the spec.
+    """
+
+    generation: Generation
+    dropped: Sequence[str]
+    emulated: Sequence[str]
+
+
+def checked(start: Start, check: Check) -> Start:
+    """Returns what starts generations only of requests that pass a check."""
+
+    def start_checked(request: GenerationRequest, sink: GenerationSink) -> Generation:
+        check(request.spec)
+        return start(request, sink)
+
+    return start_checked
+
+
+def start_adapted(
+    start: Start, request: GenerationRequest, sink: GenerationSink, error: UnsupportedFeature, policy: Policy
+) -> Adapted:
+    """Starts a generation after a refusal, with as much changed as the provider needs and the policy allows.
+
+    Args:
+        start: Starts a generation of the provider.
+        request: The request that was refused.
+        sink: Takes the generation.
+        error: The refusal.
+        policy: What may be changed.
+
+    Raises:
+        UnsupportedFeature: The refusal, if the policy allows nothing.
+        DragomanError: If the provider refuses the request for another reason.
+    """
+    dropped: list[str] = []
+    emulated: list[str] = []
+    spec = request.spec
+    while True:
+        if policy.report and error.field in DROPPABLE and (left := _without(spec, error.field)) is not None:
+            spec, names = left
+            dropped += names
+        elif policy.emulate_json and not emulated and (name := _json_format(spec, error.field)):
+            from dragoman_server.providers.emulation.json_answer import json_starter
+
+            emulated.append(name)
+            start = json_starter(start)
+        else:
+            raise error
+        try:
+            return Adapted(start(request._replace(spec=spec), sink), dropped, emulated)
+        except UnsupportedFeature as another:
+            error = another
+
+
+def _without(spec: ChatSpec, path: str) -> tuple[ChatSpec, list[str]] | None:
+    """Returns a copy without a field and what means nothing without it, with their paths; None if it is not there."""
+    left = ChatSpec()
+    left.CopyFrom(spec)
+    names = [name for name in (path, _GO_WITH.get(path)) if name and _clear(left, name)]
+    return (left, names) if path in names else None
+
+
+def _clear(spec: ChatSpec, path: str) -> bool:
+    """Clears a field; returns whether it was set."""
+    section, _, name = path.rpartition(".")
+    message = getattr(spec, section) if section else spec
+    if all(descriptor.name != name for descriptor, _ in message.ListFields()):
+        return False
+    message.ClearField(name)
+    return True
+
+
+def _json_format(spec: ChatSpec, path: str) -> str:
+    """Returns the path of the JSON format that a refusal speaks of, or nothing."""
+    kind = spec.response_format.WhichOneof("kind")
+    name = f"response_format.{kind}"
+    # A refusal of a part of a schema names that part: such a schema is refused, not the format.
+    return name if kind in JSON_FORMATS and path in ("response_format", name) else ""

@@ -1,0 +1,285 @@
+"""A generation that finds its target: waits, asks, and asks again or elsewhere until the first content."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from dragoman.reasons import Reason
+from dragoman_server.errors import DragomanError, ProviderError, Unavailable, UnsupportedFeature
+from dragoman_server.providers.base import GenerationRequest, GenerationSink
+from dragoman_server.providers.routing.adaptation import checked, start_adapted
+from dragoman_server.providers.routing.attempts import Attempts
+from dragoman_server.providers.routing.tracing import traced
+from dragoman_server.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dragoman.v1.failure_pb2 import Failure
+    from dragoman_server.providers.base import EventBatch, Generation
+    from dragoman_server.providers.routing.adaptation import Start
+    from dragoman_server.providers.routing.route import Route
+    from dragoman_server.providers.routing.target import Target
+
+logger = get_logger(__name__)
+
+
+class AttemptSink(GenerationSink, Protocol):
+    """A sink that hears of attempts, too."""
+
+    def on_attempt(self, generation: RoutedGeneration) -> None:
+        """Takes note that another attempt began, or the first one otherwise than it was announced.
+
+        Read `target`, `attempt`, `dropped` and `emulated`. Comes before any event of that attempt, never from inside
+        `Route.start`: whoever starts a generation reads them by itself.
+        """
+
+
+class RoutedGeneration:
+    """One generation over one or several attempts. It is the sink of the provider's generation of each.
+
+    Once content flows, batches go straight to the sink.
+
+    Attributes:
+        target: Which target is asked, or waited for.
+        dropped: Fields of the request that the attempt leaves out.
+        emulated: Features that the server stands in for in the attempt.
+        on_events: Takes the events of the attempt; the provider calls it.
+    """
+
+    target: Target
+    on_events: Callable[[EventBatch], None]
+
+    __slots__ = (
+        "_announced",
+        "_asked_at",
+        "_attempts",
+        "_current",
+        "_ended",
+        "_epoch",
+        "_has_content",
+        "_paused",
+        "_request",
+        "_route",
+        "_sink",
+        "_timer",
+        "dropped",
+        "emulated",
+        "on_events",
+        "target",
+    )
+
+    def __init__(self, route: Route, request: GenerationRequest, sink: AttemptSink, prefer: Target | None) -> None:
+        self._route = route
+        self._request = request
+        self._sink = sink
+        self._attempts = Attempts(route, prefer)
+        self._announced: Target | None = None
+        self._current: Generation | None = None  # what the provider runs
+        self._timer: asyncio.TimerHandle | None = None  # while backing off
+        self._epoch = 0
+        self._asked_at = 0.0
+        self._has_content = False
+        self._paused = False
+        self._ended = False
+        self.dropped: Sequence[str] = ()
+        self.emulated: Sequence[str] = ()
+        self.on_events = _ignore
+
+    def begin(self) -> None:
+        """Asks the first target, or enters its queue.
+
+        Raises:
+            DragomanError: If no target takes the request; the sink is then never called.
+        """
+        route = self._route
+        now = route.clock()
+        target = route.only
+        if target is not None and target.take_place(now):  # nothing to choose, nothing to wait for
+            self.target = target
+            asked = self._ask(now) or self._ask_any(now)
+        else:
+            asked = self._ask_any(now)
+        if not asked:
+            self._ended = True
+            raise self._attempts.error(now)
+        self._announced = self.target
+        route.deadlines.add(self, now)
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt, from 1."""
+        return self._attempts.count or 1
+
+    # Generation
+
+    def cancel(self) -> None:
+        """Stops: the attempt, the wait in a queue, or the wait for the next attempt."""
+        if self._ended:
+            return
+        if self._current is not None:
+            self._current.cancel()
+            return
+        self._close()
+        cancelled = ProviderError("the generation was cancelled", reason=Reason.CANCELLED, retryable=False)
+        asyncio.get_running_loop().call_soon(self._sink.on_end, cancelled.to_failure())
+
+    def pause(self) -> None:
+        """Asks the attempt to hold back events, or the next one if there is none now."""
+        self._paused = True
+        if self._current is not None:
+            self._current.pause()
+
+    def resume(self) -> None:
+        """Lifts `pause`."""
+        self._paused = False
+        if self._current is not None:
+            self._current.resume()
+
+    # The sink of an attempt
+
+    def _on_first_events(self, batch: EventBatch) -> None:
+        """Takes events before there was content. Usage alone is none, and it is the last event of its batch."""
+        if self._ended:
+            return
+        sink = self._sink
+        if not self._has_content and not batch.events[0].HasField("usage_reported"):
+            self._has_content = True
+            self.target.answered(self._epoch, self._route.clock() - self._asked_at)
+            self.on_events = sink.on_events
+        sink.on_events(batch)
+
+    def on_end(self, failure: Failure | None) -> None:
+        """Takes the end of the attempt: that of the generation, or the beginning of the next attempt."""
+        self._current = None
+        self.target.ended(self._epoch, failure)
+        if self._ended:
+            return
+        if failure is None or self._has_content or failure.reason == Reason.CANCELLED:
+            self._end(failure)
+            return
+        now = self._route.clock()
+        self._attempts.failed(self.target, failure, now)
+        self._go_on(now)
+
+    # The queue of a target
+
+    def admitted(self) -> None:
+        """There is a place now. The target may have been shut off since."""
+        now = self._route.clock()
+        if self._ended:
+            self.target.leave()
+        elif self.target.free_at() > now:
+            self.target.leave()
+            self._attempts.skip(self.target)
+            self._go_on(now)
+        elif not self._ask(now):
+            self._go_on(now)
+
+    def waited_too_long(self) -> None:
+        """No place became free in time."""
+        self._attempts.refused(self.target, self.target.full("had no room for the request in time"))
+        self._go_on(self._route.clock())
+
+    def overdue(self) -> None:
+        """The time of the whole answer is over."""
+        current = self._current
+        self._end(self._attempts.overdue().to_failure())
+        if current is not None:
+            current.cancel()
+
+    # Asking
+
+    def _go_on(self, now: float) -> None:
+        """Asks the next target, now or later, or gives up."""
+        if self._ask_any(now):
+            return
+        delay = self._attempts.delay(now)
+        if delay is None:
+            self._end(self._attempts.failure(now))
+        else:
+            self._timer = asyncio.get_running_loop().call_later(delay, self._try_again)
+
+    def _try_again(self) -> None:
+        self._timer = None
+        self._go_on(self._route.clock())
+
+    def _ask_any(self, now: float) -> bool:
+        """Asks the first target that takes the request, or enters its queue; returns whether there is one."""
+        while (target := self._attempts.pick(now)) is not None:
+            self.target = target
+            try:
+                if not target.enter(self) or self._ask(now):
+                    return True
+            except Unavailable as error:
+                self._attempts.refused(target, error)
+        return False
+
+    def _ask(self, now: float) -> bool:
+        """Asks the target, on which it has a place; returns whether the target took the request."""
+        target, attempts = self.target, self._attempts
+        self.on_events = self._on_first_events
+        try:
+            current = self._start(target)
+        except Exception as error:
+            target.leave()
+            if not isinstance(error, DragomanError):
+                if self._announced is None:
+                    raise  # to whoever starts the generation
+                run_id, provider = self._request.run_id, target.provider.name
+                logger.exception("a provider is at fault", run_id=run_id, provider=provider, exc_info=error)
+                error = DragomanError(f"an internal error ended the answer ({type(error).__name__})")
+            attempts.refused(target, error)
+            return False
+        self._current = current
+        self._asked_at = now
+        self._epoch = target.begin(now, again=attempts.count > 0)
+        attempts.count += 1
+        if self._paused:
+            current.pause()
+        announced = self._announced
+        if announced is not None and (attempts.count > 1 or target is not announced or self.dropped or self.emulated):
+            self._announced = target
+            self._sink.on_attempt(self)
+        return True
+
+    def _start(self, target: Target) -> Generation:
+        """Starts the provider's generation, changed as far as the target needs it and the policy allows."""
+        request, route = self._request, self._route
+        asked = GenerationRequest(
+            request.spec, target.upstream_model, request.choice_index, request.incremental, request.run_id
+        )
+        self.dropped = self.emulated = ()
+        start: Start = target.provider.start
+        if route.tracer is not None:
+            start = traced(start, route.tracer, target.provider.name, self._attempts.count + 1)
+        if (check := route.checks.get(target)) is not None:
+            start = checked(start, check)
+        try:
+            return start(asked, self)
+        except UnsupportedFeature as error:
+            refusal = error
+        current, self.dropped, self.emulated = start_adapted(start, asked, self, refusal, route.policy)
+        return current
+
+    # The end
+
+    def _end(self, failure: Failure | None) -> None:
+        self._close()
+        self._sink.on_end(failure)
+
+    def _close(self) -> None:
+        """Waits for nothing any more, and lets go of what refers to this generation."""
+        self._ended = True
+        self.on_events = _ignore
+        self._route.deadlines.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._current is None:
+            self.target.withdraw(self)
+
+
+def _ignore(batch: EventBatch) -> None:
+    """Takes events that nobody wants any more."""

@@ -1,0 +1,40 @@
+"""The wire form of frequent events says what filled-in messages say."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.v1.event_pb2 import FinishReason
+from dragoman.v1.usage_pb2 import Usage
+from dragoman_server.providers.base import EventBatch
+from dragoman_server.providers.wire import FINISHED, text_event, usage_event, varint
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
+count = st.integers(0, 2**63 - 1)
+
+
+@given(text, text)
+def test_texts(first: str, second: str) -> None:
+    expected = EventBatch()
+    expected.events.add().text_delta.text = first
+    expected.events.add().text_delta.text = second
+    batch = EventBatch()
+    batch.MergeFromString(text_event(first))
+    batch.MergeFromString(text_event(second))
+    assert batch == expected
+
+
+@given(st.sampled_from([reason for reason in FinishReason.values() if reason]), count, count)
+def test_an_end_with_usage(reason: FinishReason, read: int, written: int) -> None:
+    usage = Usage(input_tokens=read, output_tokens=written)
+    expected = EventBatch()
+    expected.events.add().choice_finished.finish_reason = reason
+    expected.events.add().usage_reported.last_call.CopyFrom(usage)
+    assert EventBatch.FromString(FINISHED[reason] + usage_event(usage.SerializeToString())) == expected
+
+
+@given(count)
+def test_numbers(value: int) -> None:
+    usage = Usage.FromString(b"\x08" + varint(value))
+    assert usage.input_tokens == value

@@ -1,0 +1,127 @@
+"""What a provider lacks is left out and told, stood in for and told, or refused."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from dragoman.v1.run_pb2 import ChatSpec
+from dragoman.v1.sampling_pb2 import VERBOSITY_LOW
+from dragoman_server.errors import DragomanError, UnsupportedFeature
+from dragoman_server.providers.base import GenerationRequest
+from dragoman_server.providers.routing.adaptation import DROPPABLE
+from dragoman_server.providers.routing.generation import RoutedGeneration
+from dragoman_server.providers.routing.route import Route
+from tests.support.generation import chat
+from tests.support.routing import AttemptRecording, PlayedProvider, route_over
+
+
+def knowing_not(*paths: str) -> Any:
+    """Returns a provider's refusal of the first of some fields that is set."""
+
+    def refuse(request: GenerationRequest) -> None:
+        for path in paths:
+            message: Any = request.spec
+            *above, name = path.split(".")
+            for step in above:
+                message = getattr(message, step)
+            if any(descriptor.name == name for descriptor, _ in message.ListFields()):
+                raise UnsupportedFeature(f"no word for {path}", field=path)
+
+    return refuse
+
+
+def start(route: Route, spec: ChatSpec) -> RoutedGeneration:
+    recording = AttemptRecording()
+    generation = route.start(GenerationRequest(spec, ""), recording)
+    recording.starting = False
+    return generation
+
+
+def asked() -> ChatSpec:
+    spec = chat("hello")
+    spec.sampling.top_k = 5
+    spec.sampling.temperature = 0.5
+    spec.sampling.logprobs = True
+    spec.sampling.top_logprobs = 3
+    spec.verbosity = VERBOSITY_LOW
+    return spec
+
+
+async def test_a_model_that_rejects_says_which_field() -> None:
+    one = PlayedProvider("one", knowing_not("sampling.top_k"))
+    with pytest.raises(UnsupportedFeature) as caught:
+        start(route_over(one), asked())
+    assert caught.value.field == "sampling.top_k"
+
+
+async def test_a_model_that_reports_leaves_fields_out_and_tells() -> None:
+    one = PlayedProvider("one", knowing_not("sampling.top_k", "verbosity", "sampling.logprobs"))
+    spec = asked()
+    before = spec.SerializeToString(deterministic=True)
+    generation = start(route_over(one, unsupported_params="report"), spec)
+    assert generation.dropped == ["sampling.top_k", "verbosity", "sampling.logprobs", "sampling.top_logprobs"]
+    sent = one.last.request.spec
+    assert [descriptor.name for descriptor, _ in sent.sampling.ListFields()] == ["temperature"]
+    assert not sent.verbosity
+    assert spec.SerializeToString(deterministic=True) == before, "a spec is never changed"
+
+
+async def test_what_an_answer_is_made_of_is_never_left_out() -> None:
+    spec = asked()
+    spec.tools.add().function.name = "f"
+    one = PlayedProvider("one", knowing_not("tools"))
+    with pytest.raises(UnsupportedFeature):
+        start(route_over(one, unsupported_params="report"), spec)
+
+
+async def test_a_field_that_is_refused_though_it_is_not_set_ends_the_asking() -> None:
+    def refuse(request: GenerationRequest) -> None:
+        raise UnsupportedFeature("always", field="sampling.top_k")
+
+    with pytest.raises(UnsupportedFeature):
+        start(route_over(PlayedProvider("one", refuse), unsupported_params="report"), chat("hello"))
+
+
+async def test_another_target_starts_from_the_whole_request() -> None:
+    one, two = PlayedProvider("one", knowing_not("sampling.top_k")), PlayedProvider("two")
+    recording = AttemptRecording()
+    generation = route_over(one, two, unsupported_params="report").start(GenerationRequest(asked(), ""), recording)
+    recording.starting = False
+    assert generation.dropped == ["sampling.top_k"]
+    one.last.fail()
+    assert recording.attempts == [(2, "two", [], [])]
+    assert two.last.request.spec.sampling.top_k == 5
+
+
+def test_every_droppable_field_is_one_of_the_contract() -> None:
+    for path in DROPPABLE:
+        descriptor = ChatSpec.DESCRIPTOR
+        *above, name = path.split(".")
+        for step in above:
+            message = descriptor.fields_by_name[step].message_type
+            assert message is not None
+            descriptor = message
+        assert name in descriptor.fields_by_name
+
+
+async def test_capabilities_of_the_configuration_are_believed() -> None:
+    from dragoman_server.catalog.service import Catalog
+    from dragoman_server.settings import ModelSettings
+
+    one = PlayedProvider("one")
+    settings = ModelSettings(
+        id="x", provider="one", upstream_model="m", capabilities={"json_object": False, "tools": False}
+    )
+    route = Catalog([one], [settings]).resolve("x")
+    spec = chat("hello")
+    spec.response_format.json_object.SetInParent()
+    assert start(route, spec).emulated == ["response_format.json_object"]
+    assert not one.last.request.spec.HasField("response_format")
+    spec.tools.add().function.name = "f"
+    with pytest.raises(DragomanError) as caught:
+        start(route, spec)
+    assert caught.value.field == "tools"
+    await asyncio.sleep(0)

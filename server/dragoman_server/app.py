@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health_pb2
@@ -13,13 +13,25 @@ from prometheus_client import CollectorRegistry
 from dragoman_server.accounts.service import Accounts
 from dragoman_server.api.account import AccountServicer
 from dragoman_server.api.catalog import CatalogServicer
-from dragoman_server.api.interceptors import HEALTH_METHODS, REFLECTION_METHODS, AuthInterceptor
+from dragoman_server.api.embedding import EmbeddingServicer
+from dragoman_server.api.interceptors import (
+    HEALTH_METHODS,
+    REFLECTION_METHODS,
+    TUNNEL_METHODS,
+    AuthInterceptor,
+    TraceInterceptor,
+)
+from dragoman_server.api.request_log import log_when_ended
 from dragoman_server.api.run import RunServicer
 from dragoman_server.api.server import SERVICES, add_services, make_grpc_server
+from dragoman_server.api.tunnel import TunnelServicer
 from dragoman_server.catalog.service import Catalog
 from dragoman_server.clock import system_clock
+from dragoman_server.embeddings.service import Embeddings
 from dragoman_server.inprocess import InProcessChannel, InProcessServer
-from dragoman_server.providers.registry import make_providers
+from dragoman_server.providers.registry import known_facts, make_providers, make_proxy, vendor_of
+from dragoman_server.providers.routing.metrics import TargetMetrics
+from dragoman_server.providers.routing.table import RoutingTable
 from dragoman_server.runs.service import Runs
 from dragoman_server.store.database import open_store, sqlite_url
 from dragoman_server.telemetry.logs import get_logger
@@ -27,8 +39,10 @@ from dragoman_server.telemetry.metrics import CoreMetrics
 
 if TYPE_CHECKING:
     import grpc
+    from opentelemetry.trace import TracerProvider
 
     from dragoman_server.settings import Settings
+    from dragoman_server.telemetry.tracing import Tracer
 
 logger = get_logger(__name__)
 
@@ -41,6 +55,7 @@ class _Servicers:
 
     run: RunServicer
     catalog: CatalogServicer
+    embedding: EmbeddingServicer
     account: AccountServicer
     health: Any
 
@@ -53,6 +68,7 @@ class Core:
         bootstrap_key: A secret that shall be an ADMIN key of the server.
         registry: Where metrics are exposed; its own if not given.
         check_frozen: Whether the in-process channel checks that nobody changes a message (for tests).
+        tracer_provider: Where spans go; none are made if not given.
     """
 
     def __init__(
@@ -62,6 +78,7 @@ class Core:
         bootstrap_key: str | None = None,
         registry: CollectorRegistry | None = None,
         check_frozen: bool = False,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings
         self.registry = registry or CollectorRegistry()
@@ -71,22 +88,48 @@ class Core:
         self._store = open_store(store_url(settings))
         self.accounts = Accounts(self._store.keys)
         self.providers = make_providers(settings)
-        self.catalog = Catalog(self.providers, settings.models, settings.default_model)
+        tracer = None if tracer_provider is None else _make_tracer(tracer_provider, settings)
+        self.routing = RoutingTable(
+            settings.routing,
+            {provider.name: provider for provider in self.providers},
+            settings.providers,
+            tracer=tracer,
+        )
+        TargetMetrics(self.registry, self.routing, settings.models)
+        self._proxy = make_proxy(settings.proxy)
+        self.catalog = Catalog(
+            self.providers,
+            settings.models,
+            settings.default_model,
+            self.routing,
+            self._proxy,
+            known_facts(settings),
+        )
         metrics = CoreMetrics(self.registry, lambda: self.runs.active, lambda: self.runs.kept_bytes)
-        self.runs = Runs(settings.runs, settings.limits, self.catalog, system_clock, on_end=metrics.run_ended)
+        self.runs = Runs(settings.runs, settings.limits, self.catalog, system_clock, metrics, tracer, settings.vision)
+        self.embeddings = Embeddings(self.catalog, settings.default_embedding_model, metrics.embedded, tracer)
         self._health = HealthServicer()
         self._opening: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         servicers = _Servicers(
-            RunServicer(self.runs), CatalogServicer(self.catalog), AccountServicer(self.accounts), self._health
+            RunServicer(self.runs),
+            CatalogServicer(self.catalog),
+            EmbeddingServicer(self.embeddings),
+            AccountServicer(self.accounts),
+            self._health,
         )
-        public = HEALTH_METHODS | REFLECTION_METHODS if settings.server.reflection else HEALTH_METHODS
-        interceptors = [AuthInterceptor(self.accounts, public)]
+        public = HEALTH_METHODS | TUNNEL_METHODS | (REFLECTION_METHODS if settings.server.reflection else frozenset())
+        interceptors: list[grpc.aio.ServerInterceptor] = [AuthInterceptor(self.accounts, public)]
+        if tracer is not None:
+            interceptors.insert(0, TraceInterceptor(tracer.enter))
         limit = settings.limits.max_request_bytes
         self._inprocess = InProcessServer(interceptors, max_message_bytes=limit, check_frozen=check_frozen)
         add_services(self._inprocess, servicers)
+        self._tunnels = TunnelServicer(self._inprocess.channel(), limit)
+        if settings.log.requests:  # edges write of their requests themselves
+            servicers = replace(servicers, run=RunServicer(self.runs, log_when_ended))
         self._grpc_server = make_grpc_server(
-            servicers, interceptors, max_message_bytes=limit, reflection=settings.server.reflection
+            servicers, self._tunnels, interceptors, max_message_bytes=limit, reflection=settings.server.reflection
         )
 
     def channel(self) -> InProcessChannel:
@@ -126,6 +169,7 @@ class Core:
         await self._report_health(Serving.NOT_SERVING)
         await self.runs.drain(grace)
         await self._inprocess.stop(1.0)
+        self._tunnels.stop()
         await self._grpc_server.stop(1.0)
         tasks = [task for task in (*self._opening, self._watching) if task is not None]
         for task in tasks:
@@ -133,6 +177,8 @@ class Core:
         await asyncio.gather(*tasks, return_exceptions=True)
         for provider in self.providers:
             await provider.close()
+        if self._proxy is not None:
+            await self._proxy.close()
         await self._store.close()
 
     async def _listen(self, server: grpc.aio.Server) -> None:
@@ -158,6 +204,14 @@ class Core:
     async def _report_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
+
+
+def _make_tracer(provider: TracerProvider, settings: Settings) -> Tracer:
+    from dragoman_server.telemetry.tracing import Tracer
+
+    vendors = {configured.name: vendor for configured in settings.providers if (vendor := vendor_of(configured))}
+    names = {name: vendor.name for name, vendor in vendors.items()}
+    return Tracer(provider, names, content=settings.tracing.content)
 
 
 def authority(host: str, port: int) -> str:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
-from dragoman_server.settings import ProviderSettings, Section, Settings
+from dragoman_server.providers.vendors import vendor_of_host, vendors
+from dragoman_server.settings import ModelSettings, ProviderSettings, Section, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,6 +41,11 @@ OTHER_VARIABLES = {
 """Variables that are no settings, with their meaning."""
 EMBEDDED = "local"
 """Name of the embedded provider."""
+_MODEL_FILES = frozenset({"local.model", "local.embedding_model"})
+
+
+OVER_HTTP = frozenset({"openai_chat", "anthropic_messages", "gemini"})
+"""Dialects whose servers are at a URL."""
 
 
 class ConfigurationError(Exception):
@@ -74,7 +81,8 @@ def load(
     merged.add(_environment_source(environ), environ)
     merged.add(_flag_source(flags or {}), environ)
     merged.tree.setdefault("server", {}).setdefault("data_dir", default_data_dir(environ))
-    return merged.settings()
+    settings = merged.settings()
+    return settings.model_copy(update={"providers": tuple(_with_key(p, environ) for p in settings.providers)})
 
 
 def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -135,6 +143,31 @@ def bootstrap_key(environ: Mapping[str, str]) -> str | None:
         return read_secret(text, environ, Path())
     except ValueError as error:
         raise ConfigurationError([f"DRAGOMAN_BOOTSTRAP_KEY: {error}"]) from None
+
+
+def key_variable(provider: ProviderSettings) -> str:
+    """Returns the environment variable that holds a provider's key if the configuration has none; else nothing.
+
+    It is that of the vendor whose server is called, encrypted. No variable's key is sent anywhere else: a provider with
+    an address of its own names its key itself.
+    """
+    vendor = vendors().get(provider.vendor)
+    if provider.base_url:
+        parts = urlsplit(provider.base_url)
+        vendor = vendor_of_host(parts.hostname or "") if parts.scheme == "https" else None
+    wanted = vendor is not None and provider.auth != "none" and provider.vendor in ("", vendor.name)
+    return vendor.key_variable if vendor is not None and wanted and _dialect(provider) in OVER_HTTP else ""
+
+
+def _with_key(provider: ProviderSettings, environ: Mapping[str, str]) -> ProviderSettings:
+    if provider.api_key is not None or not (key := environ.get(key_variable(provider))):
+        return provider
+    return provider.model_copy(update={"api_key": SecretStr(key)})
+
+
+def _dialect(provider: ProviderSettings) -> str:
+    vendor = vendors().get(provider.vendor)
+    return provider.dialect or (vendor.dialect if vendor is not None else "")
 
 
 @cache
@@ -315,7 +348,7 @@ class _Merged:
                 return None
         if isinstance(value, str) and kind is Path:
             return _path(source.base, value)
-        if path == "local.model" and str(value).endswith(".gguf") and not str(value).startswith("hf:"):
+        if path in _MODEL_FILES and str(value).endswith(".gguf") and not str(value).startswith("hf:"):
             return str(_path(source.base, value))
         return value
 
@@ -339,8 +372,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         if model.id in ids:
             yield f"models[{index}].id", f"{model.id!r} is used twice"
         ids.add(model.id)
-        if model.provider not in names:
-            yield f"models[{index}].provider", f"there is no provider {model.provider!r}{_hint(model.provider, names)}"
+        yield from _model_contradictions(f"models[{index}]", model, names)
     default = settings.default_model
     if default and default not in ids and default.partition("/")[0] not in names:
         yield "default_model", f"there is no model {default!r}{_hint(default, ids)}"
@@ -351,11 +383,44 @@ def _provider_contradictions(path: str, provider: ProviderSettings, taken: set[s
         yield f"{path}.name", f"{EMBEDDED!r} is the embedded model's; choose another"
     elif provider.name in taken:
         yield f"{path}.name", f"{provider.name!r} is used twice"
-    if provider.dialect == "openai_chat":
-        if not provider.base_url:
-            yield f"{path}.base_url", "is required for the dialect openai_chat"
-        elif not provider.base_url.startswith(("http://", "https://")):
+    vendor = vendors().get(provider.vendor)
+    if provider.vendor and vendor is None:
+        yield f"{path}.vendor", f"there is no vendor {provider.vendor!r}{_hint(provider.vendor, vendors())}"
+    elif not provider.vendor and not provider.dialect:
+        yield f"{path}.dialect", "is required without a vendor"
+    dialect = _dialect(provider)
+    if dialect in OVER_HTTP:
+        if not provider.base_url and not provider.vendor:
+            yield f"{path}.base_url", f"is required for the dialect {dialect} without a vendor"
+        elif not provider.base_url and vendor is not None and vendor.dialect != dialect:
+            yield f"{path}.base_url", f"is required: {vendor.title} has no known address for the dialect {dialect}"
+        elif not provider.base_url and vendor is not None and not vendor.base_url:
+            yield f"{path}.base_url", f"is required: every customer of {vendor.title} has an address of their own"
+        elif provider.base_url and not provider.base_url.startswith(("http://", "https://")):
             yield f"{path}.base_url", f"must start with http:// or https://, but is {_short(provider.base_url)}"
+    elif dialect == "plugin" and not provider.base_url:
+        yield f"{path}.base_url", "is required for the dialect plugin"
+
+
+def _model_contradictions(path: str, model: ModelSettings, providers: set[str]) -> Iterator[tuple[str, str]]:
+    if model.targets:
+        for name in ("provider", "upstream_model"):
+            if getattr(model, name):
+                yield f"{path}.{name}", "must not be set beside targets: each of them names its own"
+    elif not model.provider:
+        yield f"{path}.provider", "is required without targets"
+    elif not model.upstream_model:
+        yield f"{path}.upstream_model", "is required without targets"
+    seen: set[tuple[str, str]] = set()
+    for index, target in enumerate(model.targets):
+        key = (target.provider, target.upstream_model)
+        if key in seen:
+            yield f"{path}.targets[{index}]", "is there twice"
+        seen.add(key)
+    named = [(f"{path}.targets[{index}].provider", target.provider) for index, target in enumerate(model.targets)]
+    for where, provider in named or [(f"{path}.provider", model.provider)]:
+        if provider and provider not in providers:
+            yield where, f"there is no provider {provider!r}{_hint(provider, providers)}"
 
 
 # --- small parts -----------------------------------------------------------------------------------------------------

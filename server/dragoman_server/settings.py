@@ -116,6 +116,14 @@ class LocalSettings(Section):
     """Requests that are generated at a time; more wait."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of the model; 0 takes the number of cores less one, which the server itself needs."""
+    embeddings: Literal["off", "first_use", "start"] = "first_use"
+    """Whether texts are turned into vectors, and when the memory for that is taken."""
+    embedding_model: str = ""
+    """The model for that, named like `model`; empty means `model`."""
+    embedding_tokens: Count = 512
+    """Tokens of the longest text; memory grows with it, to 0.8 GB at 2,048 with the default model."""
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    """How the vectors of a text's tokens become one; models that are made for vectors say which is theirs."""
 
 
 class ProviderSettings(Section):
@@ -123,12 +131,16 @@ class ProviderSettings(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     """Unique; `local` is taken by the embedded model."""
-    dialect: Literal["openai_chat", "scripted"]
-    """Which wire dialect it speaks."""
+    vendor: str = ""
+    """A vendor of the built-in list, for example `anthropic`: gives dialect, address and quirks."""
+    dialect: Literal["", "openai_chat", "anthropic_messages", "gemini", "plugin", "litellm", "scripted"] = ""
+    """Which wire dialect it speaks; empty means the vendor's."""
     base_url: str = ""
-    """For example `https://api.openai.com/v1`."""
+    """For example `https://api.openai.com/v1`; empty means the vendor's. For a plugin: `host:port` or `unix:PATH`."""
     api_key: SecretStr | None = None
     """Its key; `env:NAME` and `file:PATH` are read at the start."""
+    auth: Literal["", "bearer", "x-api-key", "api-key", "x-goog-api-key", "none"] = ""
+    """How the key is sent; empty means as the vendor or the dialect has it."""
     headers: dict[str, SecretStr] = Field(default_factory=dict)
     """More headers of every request."""
     connect_timeout: Seconds = 10
@@ -141,21 +153,182 @@ class ProviderSettings(Section):
     """For the whole answer."""
     max_connections: Count = 1024
     """Most connections at a time."""
+    max_concurrency: Annotated[int, Field(ge=0)] = 0
+    """Most generations at a time for each of its models; more wait in a queue. 0 means no bound."""
+    max_queue: Annotated[int, Field(ge=0)] = 100
+    """Most generations that wait for each of its models; more are refused with OVERLOADED."""
+    queue_timeout: Seconds = 30
+    """How long a generation may wait in the queue."""
 
 
-class ModelSettings(Section):
-    """A model id that clients may ask for."""
+class TargetSettings(Section):
+    """One way to serve a model."""
 
-    id: Annotated[str, Field(min_length=1, max_length=256)]
-    """The id, for example `fast`."""
     provider: str
     """Name of a provider."""
     upstream_model: str
     """The provider's own name of the model."""
+    weight: Count = 1
+    """Its share among targets of the same order, with strategy `weighted`."""
+    order: Annotated[int, Field(ge=0)] = 0
+    """Rank: a target is asked only when none of a lower order can serve."""
+
+
+class PriceSettings(Section):
+    """What a model costs, in millionths of the currency for a million tokens."""
+
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    """ISO 4217 code."""
+    input_micros: Annotated[int, Field(ge=0)]
+    """Tokens read."""
+    output_micros: Annotated[int, Field(ge=0)]
+    """Tokens written."""
+    cached_input_micros: Annotated[int, Field(ge=0)] = 0
+    """Tokens read from the provider's cache; 0 means that they are not told apart."""
+
+
+class RangeSettings(Section):
+    """From where to where a number may be, both ends included."""
+
+    min: float
+    """Least value."""
+    max: float
+    """Greatest value."""
+
+
+SamplingName = Literal[
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "max_output_tokens",
+]
+ModalityName = Literal["text", "audio", "image", "video", "file"]
+CapabilityName = Literal[
+    "chat",
+    "embeddings",
+    "tools",
+    "parallel_tool_calls",
+    "json_schema",
+    "json_object",
+    "logprobs",
+    "reasoning",
+    "vision",
+]
+ProfileName = Literal["general", "coding", "reasoning"]
+
+
+class ModelSettings(Section):
+    """A model id that clients may ask for: who serves it, and what about it differs from the built-in catalogue."""
+
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+    """The id, for example `fast`."""
+    provider: str = ""
+    """Name of a provider, if there is one target only."""
+    upstream_model: str = ""
+    """The provider's own name of the model, if there is one target only."""
+    targets: tuple[TargetSettings, ...] = ()
+    """Who serves it, if there are several."""
+    strategy: Literal["priority", "weighted", "least_outstanding", "lowest_latency"] = "priority"
+    """Which target of the same order is asked first; `priority` takes them as they stand."""
+    max_attempts: Annotated[int, Field(ge=0)] = 0
+    """Most attempts before the first content, retries and fallbacks included; 0 means `routing.max_attempts`."""
     owner: str = ""
-    """Who made it; empty means the provider."""
+    """Who made it; empty means the id up to its first slash, or the provider."""
     context_length: Annotated[int, Field(ge=0)] = 0
     """Most tokens of prompt and answer together; 0 means unknown."""
+    max_output_tokens: Annotated[int, Field(ge=0)] = 0
+    """Most tokens of one answer; 0 means unknown."""
+    input_modalities: tuple[ModalityName, ...] = ()
+    """What it reads; empty means as the catalogue has it."""
+    output_modalities: tuple[ModalityName, ...] = ()
+    """What it produces; empty means as the catalogue has it."""
+    capabilities: dict[CapabilityName, bool] = Field(default_factory=dict)
+    """What it can and cannot do, where that differs from the catalogue. What it cannot do is refused or emulated."""
+    prices: PriceSettings | None = None
+    """What it costs; unset means as the catalogue has it."""
+    limits: dict[SamplingName, RangeSettings] = Field(default_factory=dict)
+    """Ranges of sampling values that are narrower than the contract's."""
+    out_of_range: Literal["reject", "clamp"] = "reject"
+    """What happens to sampling values outside of `limits`."""
+    defaults: dict[SamplingName, float] = Field(default_factory=dict)
+    """Sampling values of requests that leave them open."""
+    presets: dict[ProfileName, dict[SamplingName, float]] = Field(default_factory=dict)
+    """Sampling values of requests that leave them open, by task profile; they win over `defaults`."""
+    unsupported_params: Literal["reject", "report"] = "reject"
+    """Whether a request with fields that the model does not know is refused, or answered without them and told so."""
+    emulate_json: bool = True
+    """Whether JSON answers are validated and asked for again where the model has no JSON mode of its own."""
+    remote_images: Literal["pass", "refuse"] = "pass"
+    """Whether the provider may be asked to fetch images by their address. This server itself never does."""
+
+
+class BreakerSettings(Section):
+    """When a target that fails is left alone."""
+
+    failures: Count = 5
+    """Failures in a row that shut it off."""
+    cooldown: Seconds = 10
+    """How long it is left alone before one request tries it again; doubles with each failed trial."""
+    max_cooldown: Seconds = 120
+    """Longest time that it is left alone."""
+
+
+class RoutingSettings(Section):
+    """How requests find a target. Nothing is tried again once the first piece of an answer was passed on."""
+
+    max_attempts: Count = 3
+    """Most attempts for one answer, retries and fallbacks included."""
+    backoff: Seconds = 0.25
+    """Wait before the same target is asked again; doubles each time, with jitter. Another target is asked at once."""
+    max_backoff: Seconds = 5
+    """Longest such wait. A provider that asks for a longer one (`Retry-After`) is not asked again."""
+    total_timeout: Seconds = 900
+    """For one answer, all attempts and waits together."""
+    breaker: BreakerSettings = BreakerSettings()
+
+
+class VisionSettings(Section):
+    """What images a request may carry. They are checked before any provider sees them."""
+
+    max_images: Count = 20
+    """Most images in a request."""
+    max_image_bytes: Bytes = 10 * MIB
+    """Largest image."""
+    max_total_bytes: Bytes = 48 * MIB
+    """Most bytes of all images of a request together."""
+    max_side: Count = 8192
+    """Longest side, in pixels."""
+    media_types: tuple[str, ...] = ("image/png", "image/jpeg", "image/gif", "image/webp")
+    """Which kinds of images are taken; the bytes must be what they say."""
+
+
+class ProxySettings(Section):
+    """Calls to servers that the caller names. Nothing is called that is not listed."""
+
+    allow: tuple[str, ...] = ()
+    """Base URLs that may be called, for example `https://api.openai.com/v1`: with that path and below. Only a host
+    whose entry names the port may be at a private address."""
+    default_model: str = ""
+    """Model of the route `/api/v1/proxy/default`; empty means the server's default model."""
+    default_model_names: tuple[str, ...] = ("alchemyst-ai/alchemyst-c1",)
+    """Names under which clients must ask for it there."""
+
+
+class TracingSettings(Section):
+    """OpenTelemetry traces; they need the extra `otel`."""
+
+    enabled: bool = False
+    """Whether spans are made and sent."""
+    endpoint: str = ""
+    """Address of an OTLP collector, for example `http://127.0.0.1:4318`; empty means as the environment says."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the traces that begin here and are kept; those that come with `traceparent` follow it."""
+    content: bool = False
+    """Whether spans hold what was said."""
 
 
 class LogSettings(Section):
@@ -165,6 +338,8 @@ class LogSettings(Section):
     """Least important level that is written."""
     format: Literal["auto", "console", "json"] = "auto"
     """`auto`: for people on a terminal, JSON elsewhere."""
+    requests: bool = False
+    """Whether each finished request is a line, with ids, route, status, duration, model, provider and tokens."""
 
 
 class Settings(Section):
@@ -178,7 +353,13 @@ class Settings(Section):
     store: StoreSettings = StoreSettings()
     local: LocalSettings = LocalSettings()
     log: LogSettings = LogSettings()
+    routing: RoutingSettings = RoutingSettings()
+    vision: VisionSettings = VisionSettings()
+    proxy: ProxySettings = ProxySettings()
+    tracing: TracingSettings = TracingSettings()
     providers: tuple[ProviderSettings, ...] = ()
     models: tuple[ModelSettings, ...] = ()
     default_model: str = ""
     """Model of requests that name none; empty means the embedded one, or else the first configured."""
+    default_embedding_model: str = ""
+    """Model of embeddings that name none; empty means the first that can."""

@@ -14,12 +14,13 @@ from dragoman_server.configuration import (
     bootstrap_key,
     default_data_dir,
     find_file,
+    key_variable,
     load,
     read_secret,
     unknown_variables,
     variables,
 )
-from dragoman_server.settings import Settings
+from dragoman_server.settings import ProviderSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ def test_every_problem_of_every_source_is_told_at_once(tmp_path: Path) -> None:
         ("server = 3", "server: must be a table, but is 3"),
         ("providers = 3", "providers: must be a list, but is 3"),
         ("providers = [3]", "providers[0]: must be a table, but is 3"),
-        ('[[providers]]\nname = "a"', "providers[0].dialect: is required"),
+        ('[[providers]]\nname = "a"', "providers[0].dialect: is required without a vendor"),
         ("[store]\nurl = 3", "store.url: must be text"),
         ("[server]\nport = 7\ngrpc_port = 7", "server.grpc_port: must differ from server.port, but both are 7"),
         ('default_model = "x"', "default_model: there is no model 'x'"),
@@ -118,10 +119,47 @@ PROVIDER = '[[providers]]\nname = "{0}"\ndialect = "{1}"\n{2}\n'
             "providers[0].name: 'local' is the embedded model's; choose another",
         ),
         (PROVIDER.format("a", "scripted", "") * 2, "providers[1].name: 'a' is used twice"),
-        (PROVIDER.format("a", "openai_chat", ""), "providers[0].base_url: is required for the dialect openai_chat"),
+        (
+            PROVIDER.format("a", "openai_chat", ""),
+            "providers[0].base_url: is required for the dialect openai_chat without a vendor",
+        ),
         (
             PROVIDER.format("a", "openai_chat", 'base_url = "localhost:1"'),
             "providers[0].base_url: must start with http:// or https://, but is 'localhost:1'",
+        ),
+        (
+            PROVIDER.format("a", "", 'vendor = "antropic"'),
+            "providers[0].vendor: there is no vendor 'antropic'; did you mean anthropic?",
+        ),
+        (PROVIDER.format("a", "plugin", ""), "providers[0].base_url: is required for the dialect plugin"),
+        (
+            PROVIDER.format("a", "anthropic_messages", 'vendor = "openai"'),
+            "providers[0].base_url: is required: OpenAI has no known address for the dialect anthropic_messages",
+        ),
+        (
+            PROVIDER.format("a", "openai_chat", 'vendor = "azure"'),
+            "providers[0].base_url: is required: every customer of Azure OpenAI has an address of their own",
+        ),
+        (
+            PROVIDER.format("ref", "scripted", "")
+            + '[[models]]\nid = "m"\ntargets = [{provider = "ref", upstream_model = "u"}, '
+            '{provider = "erf", upstream_model = "u"}]\n',
+            "models[0].targets[1].provider: there is no provider 'erf'; did you mean ref?",
+        ),
+        (
+            PROVIDER.format("ref", "scripted", "")
+            + '[[models]]\nid = "m"\nprovider = "ref"\ntargets = [{provider = "ref", upstream_model = "u"}]\n',
+            "models[0].provider: must not be set beside targets: each of them names its own",
+        ),
+        (
+            PROVIDER.format("ref", "scripted", "") + '[[models]]\nid = "m"\nprovider = "ref"\n',
+            "models[0].upstream_model: is required without targets",
+        ),
+        ('[[models]]\nid = "m"\nupstream_model = "u"\n', "models[0].provider: is required without targets"),
+        (
+            PROVIDER.format("ref", "scripted", "") + '[[models]]\nid = "m"\ntargets = ['
+            '{provider = "ref", upstream_model = "u"}, {provider = "ref", upstream_model = "u"}]\n',
+            "models[0].targets[1]: is there twice",
         ),
         (
             PROVIDER.format("ref", "scripted", "") + '[[models]]\nid = "m"\nprovider = "erf"\nupstream_model = "u"\n',
@@ -141,6 +179,36 @@ def test_an_alias_of_the_embedded_model_and_a_default_of_any_provider_are_right(
     text = 'default_model = "a/any"\n[[models]]\nid = "m"\nprovider = "local"\nupstream_model = "u"\n'
     settings = load(write(tmp_path, text + PROVIDER.format("a", "scripted", "")))
     assert settings.models[0].provider == "local"
+
+
+@pytest.mark.parametrize(
+    ("provider", "variable"),
+    [
+        ({"vendor": "anthropic"}, "ANTHROPIC_API_KEY"),
+        ({"vendor": "openai", "base_url": "https://eu.api.openai.com/v1"}, "OPENAI_API_KEY"),
+        ({"dialect": "openai_chat", "base_url": "https://api.groq.com/openai/v1"}, "GROQ_API_KEY"),
+        ({"vendor": "azure", "base_url": "https://me.openai.azure.com/openai/v1"}, "AZURE_OPENAI_API_KEY"),
+        # Nobody else's server gets it, and nobody gets it in the clear.
+        ({"vendor": "openai", "base_url": "https://proxy.example.org/v1"}, ""),
+        ({"vendor": "openai", "base_url": "https://api.groq.com/openai/v1"}, ""),
+        ({"vendor": "openai", "base_url": "http://api.openai.com/v1"}, ""),
+        ({"vendor": "openai", "auth": "none"}, ""),
+        ({"vendor": "ollama"}, ""),
+        ({"dialect": "scripted"}, ""),
+    ],
+)
+def test_the_usual_variable_of_a_vendor_holds_its_key(provider: dict[str, str], variable: str) -> None:
+    assert key_variable(ProviderSettings.model_validate({"name": "p", **provider})) == variable
+
+
+def test_the_key_of_a_vendor_is_read_from_its_usual_variable(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        '[[providers]]\nname = "a"\nvendor = "openai"\n[[providers]]\nname = "b"\nvendor = "openai"\n'
+        'api_key = "own"\n[[providers]]\nname = "c"\nvendor = "groq"\n',
+    )
+    keys = [provider.api_key for provider in load(file, {"OPENAI_API_KEY": "usual", "GROQ_API_KEY": ""}).providers]
+    assert [key and key.get_secret_value() for key in keys] == ["usual", "own", None]
 
 
 def test_secrets_come_from_the_environment_files_or_the_text(tmp_path: Path, empty_folder: Path) -> None:
@@ -179,11 +247,15 @@ def test_no_message_shows_a_secret(tmp_path: Path, text: str) -> None:
 
 
 def test_relative_paths_of_a_file_start_from_it(tmp_path: Path, empty_folder: Path) -> None:
-    file = write(tmp_path, '[server]\ndata_dir = "d"\ngrpc_socket = "/s"\n[local]\nmodel = "m.gguf"\n')
+    file = write(
+        tmp_path,
+        '[server]\ndata_dir = "d"\ngrpc_socket = "/s"\n[local]\nmodel = "m.gguf"\nembedding_model = "e.gguf"\n',
+    )
     settings = load(file)
     assert settings.server.data_dir == tmp_path / "d"
     assert settings.server.grpc_socket == Path("/s")
     assert settings.local.model == str(tmp_path / "m.gguf")
+    assert settings.local.embedding_model == str(tmp_path / "e.gguf")
     assert load(file, {"DRAGOMAN_DATA_DIR": "e"}).server.data_dir == empty_folder / "e"
 
 
@@ -197,7 +269,8 @@ def test_lists_in_variables(tmp_path: Path) -> None:
     assert settings.providers[0].dialect == "scripted"
     assert load(None, {"DRAGOMAN_CORS__ORIGINS": '["*"]'}).cors.origins == ("*",)
     assert problems(tmp_path, "", {"DRAGOMAN_PROVIDERS": '[{name="a", dialect="x"}]'}) == [
-        "DRAGOMAN_PROVIDERS: providers[0].dialect: must be 'openai_chat' or 'scripted', but is 'x'"
+        "DRAGOMAN_PROVIDERS: providers[0].dialect: must be '', 'openai_chat', 'anthropic_messages', 'gemini', "
+        "'plugin', 'litellm' or 'scripted', but is 'x'"
     ]
     assert problems(tmp_path, "", {"DRAGOMAN_PROVIDERS": "["})[0].startswith("DRAGOMAN_PROVIDERS: must be a TOML value")
 

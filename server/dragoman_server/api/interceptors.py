@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from dragoman.reasons import Reason
+from dragoman.tunnel.framing import CONNECT
 from dragoman_server.api.status import abort
 from dragoman_server.errors import DragomanError, Unauthenticated
 
@@ -28,10 +30,18 @@ REFLECTION_METHODS = frozenset(
 )
 """They show the contract, which is public."""
 
+TUNNEL_METHODS = frozenset({CONNECT})
+"""A tunnel grants nothing: every call in it carries a credential of its own."""
+
 _CREDENTIAL_KEYS = frozenset({"authorization", "x-api-key", "api-key"})
 
 caller_var: ContextVar[Caller] = ContextVar("caller")
 """The caller of the call in whose context this runs."""
+
+call_id_var: ContextVar[str] = ContextVar("call_id", default="")
+"""The caller's name of the call in whose context this runs, for the log; empty if it has none."""
+
+_CALL_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def caller_of() -> Caller:
@@ -77,20 +87,63 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self._accounts = accounts
         self._public_methods = frozenset(public_methods)
 
+    def admit(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Lets a call through at once if that needs no waiting; returns whether it did (see `InProcessServer`)."""
+        if method in self._public_methods:
+            return True
+        try:
+            caller = self._accounts.cached(credential_in(metadata))
+        except Unauthenticated:
+            return False  # `intercept_service` says why
+        if caller is None:
+            return False
+        _enter(caller, metadata)
+        return True
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Returns the method's handler, or one that refuses the call."""
+        metadata = handler_call_details.invocation_metadata
         if handler_call_details.method not in self._public_methods:
             try:
-                credential = credential_in(handler_call_details.invocation_metadata)
+                credential = credential_in(metadata)
                 caller = self._accounts.cached(credential) or await self._accounts.authenticate(credential)
             except Exception as error:  # raised again by the handler, where gRPC knows how to answer
                 return _refusal(await continuation(handler_call_details), error)
-            caller_var.set(caller)
+            _enter(caller, metadata)
         return await continuation(handler_call_details)
+
+
+class TraceInterceptor(grpc.aio.ServerInterceptor):
+    """Takes over the trace that a call's metadata speaks of."""
+
+    def __init__(self, enter: Callable[[Iterable[tuple[str, str | bytes]]], None]) -> None:
+        self._enter = enter
+
+    def admit(self, _method: str, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Takes over the trace, and lets the call through (see `InProcessServer`)."""
+        self._enter(metadata)
+        return True
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Returns the method's handler."""
+        self._enter(handler_call_details.invocation_metadata)
+        return await continuation(handler_call_details)
+
+
+def _enter(caller: Caller, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Tells the call's context whose it is, and what its caller named it."""
+    caller_var.set(caller)
+    for name, value in metadata:
+        if name == "x-request-id" and isinstance(value, str) and _CALL_ID.fullmatch(value):
+            call_id_var.set(value)
 
 
 def _refusal(handler: Handler | None, error: Exception) -> Handler | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dragoman.v1 import run_service_pb2_grpc
 from dragoman.v1.event_pb2 import CANCEL_REASON_REQUESTED
@@ -23,15 +23,20 @@ from dragoman.v1.run_service_pb2 import (
     WatchRunRequest,
     WatchRunResponse,
 )
-from dragoman_server.api.interceptors import caller_of
+from dragoman_server.api.interceptors import call_id_var, caller_of
 from dragoman_server.api.status import mapped
 from dragoman_server.api.streams import relay
 from dragoman_server.errors import InvalidRequest
+from dragoman_server.inprocess import DEFERRED, at_once
 from dragoman_server.paging import decode_token, encode_token, page_size
 from dragoman_server.runs.service import Runs, StartOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import grpc
+
+    from dragoman_server.runs.run import LiveRun
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -41,30 +46,41 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
 
     Args:
         runs: The engine.
+        on_start: Is told of each run that a call starts, and of the method.
     """
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, on_start: Callable[[LiveRun, str], None] | None = None) -> None:
         self._runs = runs
+        self._on_start = on_start
 
+    @at_once
     @mapped
     async def ExecuteRun(self, request: ExecuteRunRequest, context: Context) -> ExecuteRunResponse:
         options = StartOptions(
-            "ExecuteRun", request.request_id, incremental=False, time_remaining=context.time_remaining()
+            "ExecuteRun",
+            request.request_id,
+            incremental=False,
+            time_remaining=context.time_remaining(),
+            call_id=call_id_var.get(),
         )
-        run = self._runs.start(caller_of(), request.spec, options)
+        run = self._start(request, options)
         run.add_caller()
+        if getattr(context, "may_defer", False):  # within the process the run's end is the call's: no task waits for it
+            return cast("ExecuteRunResponse", _executed_later(run, context))
         try:
             await run.wait_ended()
         finally:
             run.remove_caller()
-        return ExecuteRunResponse(run=run.record())
+        return run.response()
 
     @mapped
     async def StreamRun(  # type: ignore[override]  # a coroutine that writes, as grpc.aio allows
         self, request: StreamRunRequest, context: Context
     ) -> None:
-        options = StartOptions("StreamRun", request.request_id, time_remaining=context.time_remaining())
-        run = self._runs.start(caller_of(), request.spec, options)
+        options = StartOptions(
+            "StreamRun", request.request_id, time_remaining=context.time_remaining(), call_id=call_id_var.get()
+        )
+        run = self._start(request, options)
         run.add_caller()
         try:
             await relay(context, run, after_sequence=0)
@@ -73,8 +89,10 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
 
     @mapped
     async def StartRun(self, request: StartRunRequest, context: Context) -> StartRunResponse:
-        options = StartOptions("StartRun", request.request_id, default_policy=DISCONNECT_POLICY_DETACH)
-        return StartRunResponse(run=self._runs.start(caller_of(), request.spec, options).record())
+        options = StartOptions(
+            "StartRun", request.request_id, default_policy=DISCONNECT_POLICY_DETACH, call_id=call_id_var.get()
+        )
+        return StartRunResponse(run=self._start(request, options).record())
 
     @mapped
     async def WatchRun(  # type: ignore[override]  # a coroutine that writes, as grpc.aio allows
@@ -109,6 +127,18 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         run = self._runs.get(caller_of(), request.run_id)
         run.cancel(CANCEL_REASON_REQUESTED)
         return CancelRunResponse(run=run.record())
+
+    def _start(self, request: ExecuteRunRequest | StreamRunRequest | StartRunRequest, options: StartOptions) -> LiveRun:
+        run = self._runs.start(caller_of(), request.spec, options)
+        if self._on_start is not None:
+            self._on_start(run, options.method)
+        return run
+
+
+def _executed_later(run: LiveRun, context: Any) -> Any:
+    respond = context.defer(run.remove_caller)
+    run.when_ended(lambda: respond(run.response(), run.response_size))
+    return DEFERRED
 
 
 def _as_watched(batch: StreamRunResponse) -> WatchRunResponse:

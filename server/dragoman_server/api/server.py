@@ -7,17 +7,33 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from dragoman.v1 import account_service_pb2_grpc, catalog_service_pb2_grpc, run_service_pb2_grpc
+from dragoman.v1 import (
+    account_service_pb2_grpc,
+    catalog_service_pb2_grpc,
+    embedding_service_pb2_grpc,
+    run_service_pb2_grpc,
+    tunnel_service_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dragoman_server.api.account import AccountServicer
     from dragoman_server.api.catalog import CatalogServicer
+    from dragoman_server.api.embedding import EmbeddingServicer
     from dragoman_server.api.run import RunServicer
+    from dragoman_server.api.tunnel import TunnelServicer
 
-SERVICES = ("dragoman.v1.RunService", "dragoman.v1.CatalogService", "dragoman.v1.AccountService")
+SERVICES = (
+    "dragoman.v1.RunService",
+    "dragoman.v1.CatalogService",
+    "dragoman.v1.EmbeddingService",
+    "dragoman.v1.AccountService",
+)
 """Full names of the services, for health and reflection."""
+
+TUNNEL_SERVICE = "dragoman.v1.TunnelService"
+"""Full name of the service that only a port has: within the process there is nothing to save."""
 
 KEEPALIVE_OPTIONS: list[tuple[str, Any]] = [
     # Streams may be silent for long; clients may ask whether the connection lives as often as they like.
@@ -41,6 +57,10 @@ class Servicers(Protocol):
         """Serves CatalogService."""
 
     @property
+    def embedding(self) -> EmbeddingServicer:
+        """Serves EmbeddingService."""
+
+    @property
     def account(self) -> AccountServicer:
         """Serves AccountService."""
 
@@ -53,18 +73,20 @@ def add_services(server: Any, servicers: Servicers) -> None:
     """Adds all services to a `grpc.aio` server or an in-process one."""
     run_service_pb2_grpc.add_RunServiceServicer_to_server(servicers.run, server)
     catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(servicers.catalog, server)
+    embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicers.embedding, server)
     account_service_pb2_grpc.add_AccountServiceServicer_to_server(servicers.account, server)
     health_pb2_grpc.add_HealthServicer_to_server(servicers.health, server)  # type: ignore[no-untyped-call]  # has no stubs
 
 
 def make_grpc_server(
     servicers: Servicers,
+    tunnels: TunnelServicer,
     interceptors: Sequence[grpc.aio.ServerInterceptor],
     *,
     max_message_bytes: int,
     reflection: bool,
 ) -> grpc.aio.Server:
-    """Returns a `grpc.aio` server with all services, not yet bound or started."""
+    """Returns a `grpc.aio` server with all services and the tunnels, not yet bound or started."""
     options = [
         *KEEPALIVE_OPTIONS,
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -72,9 +94,10 @@ def make_grpc_server(
     ]
     server = grpc.aio.server(interceptors=list(interceptors), options=options)
     add_services(server, servicers)
+    tunnel_service_pb2_grpc.add_TunnelServiceServicer_to_server(tunnels, server)
     if reflection:
         from grpc_reflection.v1alpha import reflection as grpc_reflection
 
-        names = (*SERVICES, "grpc.health.v1.Health", grpc_reflection.SERVICE_NAME)
+        names = (*SERVICES, TUNNEL_SERVICE, "grpc.health.v1.Health", grpc_reflection.SERVICE_NAME)
         grpc_reflection.enable_server_reflection(names, server)  # type: ignore[no-untyped-call]  # has no stubs
     return server

@@ -52,7 +52,7 @@ class _Pushed:
         if convert is None:
             self.on_batch = push.on_message
         else:
-            self.on_batch = lambda batch: push.on_message(convert(batch))
+            self.on_batch = lambda batch, _: push.on_message(convert(batch))
 
     def on_closed(self, error: DragomanError | None) -> None:
         if not self._end.done():
@@ -98,9 +98,9 @@ class _Written:
         self._waiter: asyncio.Future[None] | None = None
         self._flow: _Flow | None = None
 
-    def on_batch(self, batch: EventBatch) -> None:
+    def on_batch(self, batch: EventBatch, size: int) -> None:
         self._ready.append(batch)
-        self._unwritten += batch.ByteSize()
+        self._unwritten += size
         if self._unwritten > MAX_UNWRITTEN_BYTES and self._flow is not None:
             asyncio.get_running_loop().call_soon(self._pause)  # a sink does not call back into the run
         self._wake()

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
-from dragoman.v1.catalog_service_pb2 import Model, ModelCapabilities
-from dragoman.v1.sampling_pb2 import Modality
-from dragoman_server.errors import NotFound
+from dragoman.v1.catalog_service_pb2 import Model
+from dragoman_server.catalog.rules import Rules
+from dragoman_server.errors import InvalidRequest, NotFound
+from dragoman_server.providers.abilities import Abilities
+from dragoman_server.providers.facts import UNKNOWN, Facts, facts_of_model
+from dragoman_server.providers.routing.table import RoutingTable
+from dragoman_server.settings import RoutingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from dragoman.v1.run_pb2 import ChatSpec
     from dragoman_server.providers.base import Provider
+    from dragoman_server.providers.proxy.provider import ProxyProvider
+    from dragoman_server.providers.routing.adaptation import Check
+    from dragoman_server.providers.routing.route import Route
+    from dragoman_server.providers.routing.target import Target
     from dragoman_server.settings import ModelSettings
 
-
 MAX_REMEMBERED = 4096
-"""Most model ids whose target is remembered: clients may ask a provider for any name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Who answers for a model.
-
-    Attributes:
-        model_id: The catalogue's id, after aliases were resolved.
-        provider: Who serves it.
-        upstream_model: The provider's own name of it.
-    """
-
-    model_id: str
-    provider: Provider
-    upstream_model: str
+"""Most model ids whose route is remembered: clients may ask a provider for any name."""
 
 
 class Catalog:
@@ -44,16 +36,29 @@ class Catalog:
         providers: All providers, by configuration order; names are unique.
         aliases: The configured model ids.
         default_model: Id or alias of the model of requests that name none; empty means the first there is.
+        routing: The targets; a table of its own by default.
+        proxy: Calls servers that requests name; without it, none is called.
+        facts: The built-in facts about models, by the provider and its own name of them.
     """
 
     def __init__(
-        self, providers: Sequence[Provider], aliases: Sequence[ModelSettings], default_model: str = ""
+        self,
+        providers: Sequence[Provider],
+        aliases: Sequence[ModelSettings],
+        default_model: str = "",
+        routing: RoutingTable | None = None,
+        proxy: ProxyProvider | None = None,
+        facts: Mapping[str, Mapping[str, Facts]] | None = None,
     ) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._aliases = {alias.id: alias for alias in aliases}
         self._default = default_model
         self._create_time = int(time.time())
-        self._targets: dict[str, Target] = {}
+        self._routing = routing or RoutingTable(RoutingSettings(), self._providers)
+        self._proxy = proxy
+        self._facts: Mapping[str, Mapping[str, Facts]] = facts or {}
+        self._routes: dict[str, Route] = {}
+        self._rules: dict[str, Rules] = {}  # of configured models
 
     @property
     def providers(self) -> Sequence[Provider]:
@@ -67,26 +72,68 @@ class Catalog:
 
     @property
     def default_model(self) -> str:
-        """Id of the model of requests that name none; empty if there is no model at all."""
+        """Id of the model of requests that name none; empty if there is no model at all.
+
+        Without a setting: the first that a provider itself offers (the embedded one), or the first configured. What is
+        merely known of a vendor's models makes none of them the default.
+        """
         if self._default:
             return self._default
         for provider in self._providers.values():
-            for model in provider.models:
-                return f"{provider.name}/{model.id}"
+            if provider.models and not self._facts.get(provider.name):
+                return f"{provider.name}/{provider.models[0].id}"
         return next(iter(self._aliases), "")
 
-    def resolve(self, model_id: str) -> Target:
+    def route(self, spec: ChatSpec) -> Route:
+        """Returns who answers a request.
+
+        Raises:
+            NotFound: If there is no such model (MODEL_NOT_FOUND).
+            InvalidRequest: If the request names a server that must not be called (UPSTREAM_NOT_ALLOWED).
+        """
+        if spec.HasField("upstream"):
+            return self._route_to_upstream(spec)
+        return self.resolve(spec.model)
+
+    def _route_to_upstream(self, spec: ChatSpec) -> Route:
+        if self._proxy is None:
+            message = "this server calls no servers that requests name: its allow-list is empty"
+            raise InvalidRequest(message, reason=Reason.UPSTREAM_NOT_ALLOWED, field="spec.chat.upstream.base_url")
+        if not spec.model:
+            raise InvalidRequest("`spec.chat.model` is missing: the upstream server needs it", field="spec.chat.model")
+        self._proxy.check(spec.upstream)
+        return self._routing.alone(spec.model, self._proxy)
+
+    def resolve(self, model_id: str) -> Route:
         """Returns who answers for a model, by id or alias; empty means the default model.
 
         Raises:
             NotFound: If there is no such model (MODEL_NOT_FOUND).
         """
-        target = self._targets.get(model_id)
-        if target is None:
-            target = self._resolve(model_id or self.default_model)
-            if len(self._targets) < MAX_REMEMBERED:
-                self._targets[model_id] = target
-        return target
+        route = self._routes.get(model_id)
+        if route is None:
+            route = self._resolve(model_id or self.default_model)
+            if len(self._routes) < MAX_REMEMBERED:
+                self._routes[model_id] = route
+        return route
+
+    def settle(self, route: Route, spec: ChatSpec) -> ChatSpec:
+        """Returns the request with the sampling values that the model's rules give it; the same one, if none do.
+
+        Raises:
+            InvalidRequest: If a value is out of the model's range, and the model does not clamp.
+        """
+        rules = self._rules.get(route.model_id)
+        if rules is None:
+            if not spec.task_profile:
+                return spec
+            rules = Rules(self._facts_of(route.target))
+        return rules.settle(spec)
+
+    def takes_addresses(self, route: Route) -> bool:
+        """Returns whether the model's provider may be asked to fetch images by their address."""
+        alias = self._aliases.get(route.model_id)
+        return alias is None or alias.remote_images == "pass"
 
     def get(self, model_id: str) -> Model:
         """Returns a model, by id or alias; empty means the default model.
@@ -98,20 +145,21 @@ class Catalog:
 
     def list(self) -> list[Model]:
         """Returns all models that are known by name, by id."""
-        targets = [self.resolve(alias) for alias in self._aliases]
+        ids = set(self._aliases)
         for provider in self._providers.values():
-            targets += [Target(f"{provider.name}/{model.id}", provider, model.id) for model in provider.models]
-        unique = {target.model_id: target for target in targets}
-        return [self._describe(unique[model_id]) for model_id in sorted(unique)]
+            ids.update(f"{provider.name}/{model.id}" for model in provider.models)
+        return [self._describe(self.resolve(model_id)) for model_id in sorted(ids)]
 
-    def _resolve(self, model_id: str) -> Target:
+    def _resolve(self, model_id: str) -> Route:
         alias = self._aliases.get(model_id)
         if alias is not None:
-            return Target(alias.id, self._providers[alias.provider], alias.upstream_model)
+            route = self._routing.route(alias, lambda target: self._check(target, alias))
+            self._rules[alias.id] = Rules(self._facts_of(route.target), alias)
+            return route
         name, slash, upstream_model = model_id.partition("/")
         provider = self._providers.get(name)
         if provider is not None and slash and upstream_model and _serves(provider, upstream_model):
-            return Target(model_id, provider, upstream_model)
+            return self._routing.direct(model_id, name, upstream_model, self._check)
         if not model_id:
             raise NotFound(
                 "the request names no model, and the server has none to fall back on; configure a provider",
@@ -125,30 +173,48 @@ class Catalog:
             metadata={"model": model_id},
         )
 
-    def _describe(self, target: Target) -> Model:
+    def _check(self, target: Target, alias: ModelSettings | None = None) -> Check | None:
+        """Returns what refuses requests that a target is known not to serve, or None."""
+        facts = self._facts_of(target)
+        abilities = Abilities(facts if alias is None else facts.with_settings(alias))
+        return None if abilities.boundless else abilities.check
+
+    def _facts_of(self, target: Target) -> Facts:
+        return self._facts.get(target.provider.name, {}).get(target.upstream_model, UNKNOWN)
+
+    def _describe(self, route: Route) -> Model:
         model = Model()
+        target = route.target
+        alias = self._aliases.get(route.model_id)
+        facts = self._facts_of(target)
         for known in target.provider.models:
             if known.id == target.upstream_model:
                 model.CopyFrom(known)
+                facts = facts_of_model(known)
                 break
-        else:
-            model.input_modalities.append(Modality.MODALITY_TEXT)
-            model.output_modalities.append(Modality.MODALITY_TEXT)
-            # A remote model may do all of these; what it cannot do, its provider refuses by name.
-            capabilities = ModelCapabilities(tools=True, json_schema=True, json_object=True, logprobs=True)
-            model.capabilities.CopyFrom(capabilities)
-        model.id = target.model_id
+        if alias is not None:
+            facts = facts.with_settings(alias)
+            _describe_sampling(model, alias)
+        facts.describe(model)
+        model.id = route.model_id
         model.provider = target.provider.name
         model.upstream_model = target.upstream_model
-        alias = self._aliases.get(target.model_id)
-        model.owner = (alias.owner if alias else "") or model.owner or target.provider.name
-        if alias and alias.context_length:
-            model.context_length = alias.context_length
+        vendor, slash, _ = model.id.partition("/")  # of an id in the form `vendor/model`
+        model.owner = (alias.owner if alias else "") or model.owner or (vendor if slash else target.provider.name)
         if not model.HasField("create_time"):
             model.create_time.FromSeconds(self._create_time)
-        model.ready = target.provider.ready
-        model.is_default = target.model_id == self.default_model
+        model.is_default = route.model_id == self.default_model
+        route.describe(model)
         return model
+
+
+def _describe_sampling(model: Model, alias: ModelSettings) -> None:
+    """Writes into a catalogue entry which sampling values the configuration allows and fills in."""
+    for name, limits in alias.limits.items():
+        model.limits[name].min, model.limits[name].max = limits.min, limits.max
+    for name, value in alias.defaults.items():
+        model.defaults[name] = value
+    model.clamps = alias.out_of_range == "clamp"
 
 
 def _lists(provider: Provider, upstream_model: str) -> bool:

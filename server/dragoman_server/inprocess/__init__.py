@@ -13,6 +13,9 @@ handed over as they are; nobody may change one afterwards.
     metadata.py   metadata as a wire would deliver it
     frozen.py     the check that nobody changes a message (for tests)
 
+Two things a servicer may do here and nowhere else save tasks: push the messages of a stream (`context.push`), and begin
+at once and respond later (`at_once`, `context.defer`).
+
 Where `grpc.aio` leaves a caller hanging or hides a mistake, this channel ends the call instead: a request that cannot
 be serialized is refused (there: sent as an empty one), `abort(OK)` and a handler that cancels itself end the call
 (there: never), and a dropped stream call is cancelled at once. `ServicerContext.cancelled()` is true after the caller
@@ -20,7 +23,8 @@ went away.
 """
 
 from dragoman_server.inprocess.channel import InProcessChannel
+from dragoman_server.inprocess.context import DEFERRED
 from dragoman_server.inprocess.push import PushFlow, PushTarget
-from dragoman_server.inprocess.server import InProcessServer
+from dragoman_server.inprocess.server import InProcessServer, at_once
 
-__all__ = ["InProcessChannel", "InProcessServer", "PushFlow", "PushTarget"]
+__all__ = ["DEFERRED", "InProcessChannel", "InProcessServer", "PushFlow", "PushTarget", "at_once"]

@@ -128,6 +128,20 @@ class InProcessChannel(grpc.aio.Channel):
                 rpc.response_type,
             )
             self._stream_methods[rpc.path] = method
+        return self._push(method, request, sink, timeout, metadata)
+
+    def open_serialized(
+        self, path: str, request: bytes, sink: StreamSink[Any], *, timeout: float | None = None, metadata: Metadata = ()
+    ) -> PushHandle:
+        """Does what `open_stream` does for a call from elsewhere: any method with one request, which is in bytes.
+
+        The sink gets what the handler sends: a pushed message as it is, others in bytes.
+        """
+        return self._push(Method(path, False, True, None, None, None), request, sink, timeout, metadata)
+
+    def _push(
+        self, method: Method, request: Any, sink: StreamSink[Any], timeout: float | None, metadata: Metadata
+    ) -> PushHandle:
         exchange = self.exchange(timeout)
         target = exchange.responses = PushTarget(exchange, sink, self._server.max_message_bytes)
         self.begin(exchange, method, metadata, request)

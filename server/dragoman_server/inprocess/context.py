@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+DEFERRED = object()
+"""What a handler returns that has deferred its response."""
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _INVALID_METADATA = CallStatus(grpc.StatusCode.INTERNAL, "Invalid metadata")
 _NO_REQUEST = CallStatus(grpc.StatusCode.INTERNAL, "The request is missing.")
@@ -148,7 +151,7 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
             raise self._refused(too_large("Received", size, self._limit))
         return message
 
-    def _outgoing(self, message: Any) -> Any:
+    def _outgoing(self, message: Any, known_size: int | None = None) -> Any:
         """Returns a response as the caller gets it.
 
         Raises:
@@ -157,7 +160,7 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
         method = self._method
         size: int
         if message.__class__ is method.response_type:
-            size = message.ByteSize()
+            size = known_size if known_size is not None and known_size <= self._limit else message.ByteSize()
             if self._exchange.guard is not None:
                 self._exchange.guard.keep(message)
         else:
@@ -248,12 +251,48 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
         """Does what `abort` does, with the three parts of a status."""
         await self.abort(status.code, status.details, status.trailing_metadata or ())
 
-    def send_response(self, message: Any) -> None:
-        """Ends a call with the handler's unary response, or with the status that was set."""
+    def send_response(self, message: Any, size: int | None = None) -> None:
+        """Ends a call with the handler's unary response, or with the status that was set.
+
+        Args:
+            message: The response.
+            size: Its size in bytes, if known; may be stated too large.
+        """
         self._require_running()
         if self._code is None or status_code(self._code) is grpc.StatusCode.OK:
-            self._exchange.response = self._outgoing(message)
+            self._exchange.response = self._outgoing(message, size)
         self.send_status(self._details)
+
+    @property
+    def may_defer(self) -> bool:
+        """Whether the handler may call `defer`: a unary one, whose caller expects one response."""
+        return self._exchange.responses is None
+
+    def defer(self, ended: Callable[[], None]) -> Callable[[Any, int | None], None]:
+        """Lets the handler return DEFERRED now and respond later, so that no task waits meanwhile.
+
+        Args:
+            ended: Called when the call has ended, however: within the response, or on a turn of the loop after any
+                other end.
+
+        Returns:
+            What takes the response, and its size in bytes if known (it may be stated too large). After the end of the
+            call it does nothing.
+        """
+        self._exchange.deferred = ended
+        return self._respond
+
+    def _respond(self, message: Any, size: int | None = None) -> None:
+        exchange = self._exchange
+        if exchange.status is not None:
+            return
+        ended, exchange.deferred = exchange.deferred, None
+        try:
+            self.send_response(message, size)
+        except CallRefused as error:  # the call has ended with that
+            _log.debug("A deferred response of method [%s] was refused: %s", self._method.path, error)
+        if ended is not None:
+            ended()
 
     async def send_only_response(self, message: Any) -> None:
         """Does what `send_response` does for a call whose caller expects a stream."""

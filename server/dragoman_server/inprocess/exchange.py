@@ -50,6 +50,7 @@ class Exchange:
         owner: The channel.
         task: The task of the handler; None before and after.
         context: The handler's view of the call, while it runs.
+        deferred: What is to be done when a call ends whose handler has returned and answers later.
         initial_metadata: What the caller sees of it; None until the handler has sent it or the call has ended.
         status: How the call ended for its caller; None until then.
         error: What awaiting the call raises in place of the status: the caller made a mistake.
@@ -66,6 +67,7 @@ class Exchange:
         "_waiters",
         "context",
         "deadline",
+        "deferred",
         "error",
         "guard",
         "initial_metadata",
@@ -92,6 +94,7 @@ class Exchange:
         self.responses: Responses | None = None
         self.guard: FrozenGuard | None = None
         self.context: ServicerContext | None = None
+        self.deferred: Callable[[], None] | None = None
         self._callbacks: list[tuple[Callable[[], None], Context]] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -189,6 +192,9 @@ class Exchange:
             self.requests.discard()
             self.requests = None
         self._wake()
+        if self.deferred is not None:
+            self.loop.call_soon(self.deferred)
+            self.deferred = None
         if self._callbacks is not None:
             callbacks, self._callbacks = self._callbacks, None
             for callback, context in callbacks:

@@ -63,7 +63,9 @@ def to_wire(metadata: Iterable[tuple[str, str | bytes]]) -> WireMetadata:
         if wire_value is None:
             continue
         keys.add(key)
-        entries.append(tuple.__new__(Metadatum, (key, wire_value(key, value))))  # half the time of Metadatum(...)
+        if wire_value is not _text_value or value.__class__ is not str or not (value.isascii() and value.isprintable()):
+            value = wire_value(key, value)
+        entries.append(tuple.__new__(Metadatum, (key, value)))  # half the time of Metadatum(...)
     return tuple(entries) if len(keys) == len(entries) else _grouped(entries)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from dragoman.streaming import StreamSink
+    from dragoman_server.inprocess.metadata import WireMetadata
 
 
 class PushFlow(Protocol):
@@ -45,16 +46,20 @@ class PushTarget:
         self._room: asyncio.Future[None] | None = None
         self._written = 0
 
-    def on_message(self, message: Message) -> None:
+    def on_message(self, message: Message, size: int | None = None) -> None:
         """Hands a message to the caller, at once. After the end of the call it is dropped.
 
         A message that is too large ends the call. The message is shared from here on: nobody may change it. It may be
         of another type than the method's, as long as it has the same fields.
+
+        Args:
+            message: The message.
+            size: Its size in bytes, if known; may be stated too large.
         """
         if not self._open:
             return
-        if (size := message.ByteSize()) > self._limit:
-            self._exchange.fail(too_large("Sent", size, self._limit))
+        if (size is None or size > self._limit) and (exact := message.ByteSize()) > self._limit:
+            self._exchange.fail(too_large("Sent", exact, self._limit))
             return
         if self._exchange.guard is not None:
             self._exchange.guard.keep(message)
@@ -133,6 +138,11 @@ class PushHandle:
     def resume(self) -> None:
         """Lifts `pause`."""
         self._target.resume()
+
+    @property
+    def initial_metadata(self) -> WireMetadata:
+        """The initial metadata, as far as it has come."""
+        return self._exchange.initial_metadata or ()
 
 
 def too_large(verb: str, size: int, limit: int) -> CallStatus:

@@ -8,6 +8,7 @@ from dragoman.reasons import Reason
 from dragoman.v1.run_pb2 import ChatSpec, Run
 from dragoman_server.errors import DragomanError, ProviderError
 from dragoman_server.providers.base import EventBatch, GenerationRequest
+from dragoman_server.runs.fold import Step
 from dragoman_server.runs.run import internal_failure
 from dragoman_server.runs.usage import estimate, total_of_choices
 from dragoman_server.telemetry.logs import get_logger
@@ -15,14 +16,17 @@ from dragoman_server.telemetry.logs import get_logger
 if TYPE_CHECKING:
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.usage_pb2 import Usage
-    from dragoman_server.catalog.service import Target
-    from dragoman_server.providers.base import Generation
+    from dragoman_server.providers.routing.generation import RoutedGeneration
+    from dragoman_server.providers.routing.route import Route
     from dragoman_server.runs.run import LiveRun
 
 logger = get_logger(__name__)
 
 FIRST_STEP = "step_1"
 """Id of the only step, until tools bring more."""
+
+FINAL_EVENTS = 3
+"""How many events end a run well after those of its answer: usage_reported, step_completed, run_completed."""
 
 
 class ChatWork:
@@ -31,25 +35,25 @@ class ChatWork:
     Args:
         run: The run that it belongs to.
         spec: What to answer and how.
-        target: Who answers.
+        route: Who answers.
         incremental: Whether someone reads along.
 
     Attributes:
         keeps_back: Whether a batch waits for the next one or the end.
-        append: Appends events to the run's log.
+        append_text: Appends a batch of nothing but text to the run's log; see `EventLog.append_text`.
     """
 
-    def __init__(self, run: LiveRun, spec: ChatSpec, target: Target, *, incremental: bool) -> None:
+    def __init__(self, run: LiveRun, spec: ChatSpec, route: Route, *, incremental: bool) -> None:
         self._run = run
         self._spec = spec
-        self._target = target
+        self._route = route
         self._incremental = incremental
-        self._generations: list[Generation] = []
+        self._generations: list[RoutedGeneration] = []
         self._usages: dict[int, Usage] = {}
-        self._pending = 0
+        self._pending = spec.sampling.choice_count or 1
         self._kept_back: EventBatch | None = None
-        self.keeps_back = not incremental and spec.sampling.choice_count <= 1
-        self.append = run.log.append
+        self.keeps_back = not incremental and self._pending == 1
+        self.append_text = run.log.append_text
 
     def begin(self) -> None:
         """Starts one generation for each choice.
@@ -57,28 +61,30 @@ class ChatWork:
         Raises:
             DragomanError: If the provider refuses the request; nothing then runs, and no event was appended.
         """
-        spec, target = self._spec, self._target
-        count = spec.sampling.choice_count or 1
-        self._pending = count
+        spec, route = self._spec, self._route
+        count = self._pending
         try:
             for index in range(count):
                 choice_spec = spec if index == 0 else _for_choice(spec, index)
-                request = GenerationRequest(choice_spec, target.upstream_model, index, self._incremental)
-                self._generations.append(target.provider.start(request, _ChoiceSink(self, index)))
+                request = GenerationRequest(choice_spec, "", index, self._incremental, self._run.id)
+                first = self._generations[0].target if index else None  # all choices from the same model
+                self._generations.append(route.start(request, _ChoiceSink(self, index), first))
         except Exception as error:
             self._pending = 0
             self.cancel()
             if isinstance(error, DragomanError) and error.field:
                 error.field = f"spec.chat.{error.field}"  # providers see no more than the chat
             raise
-        batch = EventBatch()
-        batch.events.add().run_started.model = target.model_id
-        started = batch.events.add().step_started
-        started.step_id = FIRST_STEP
-        started.provider = target.provider.name
-        started.upstream_model = target.upstream_model
-        started.attempt = 1
-        self._run.append(batch)
+        announced = self._generations[0]
+        self._run.log.begin(route.model_id, _step(announced))
+        if count > 1:
+            batch = EventBatch()
+            for generation in self._generations:
+                if _differs(generation, announced):
+                    announced = generation
+                    _step(generation).write(batch.events.add().step_started)
+            if batch.events:
+                self._run.append(batch)
 
     def cancel(self) -> None:
         """Stops all generations."""
@@ -100,7 +106,7 @@ class ChatWork:
         """Adds the usage so far, once the model has said anything."""
         self._flush()
         if self._usages or self._run.log.fold.has_content:
-            self._report_usage(batch)
+            _report(self._usage(), batch)
 
     def take(self, index: int, batch: EventBatch) -> None:
         """Appends events of a choice; keeps its usage back, to report that of all choices at the end."""
@@ -117,7 +123,14 @@ class ChatWork:
             self._flush()
             self._kept_back = batch
         else:
-            self.append(batch)
+            self._run.append(batch)
+
+    def attempt(self, generation: RoutedGeneration) -> None:
+        """Announces another attempt of a choice."""
+        if self._pending:
+            batch = EventBatch()
+            _step(generation).write(batch.events.add().step_started)
+            self._run.append(batch)
 
     def end(self, index: int, failure: Failure | None) -> None:
         """Takes note that a choice has ended; the last one ends the run, and so does a failed one."""
@@ -125,7 +138,7 @@ class ChatWork:
             return
         if failure is None and not self._finished(index):
             failure = ProviderError(
-                f"provider {self._target.provider.name} ended its answer without saying why",
+                f"provider {self._generations[index].target.provider.name} ended its answer without saying why",
                 reason=Reason.PROVIDER_PROTOCOL,
             ).to_failure()
         if failure is not None:
@@ -136,12 +149,17 @@ class ChatWork:
         if self._pending == 0:
             if not self._usages:
                 self._flush()  # the estimate needs it
-            batch, self._kept_back = self._kept_back or EventBatch(), None
-            usage = self._report_usage(batch)
+            kept_back, self._kept_back = self._kept_back, None
+            usage = self._usage()
+            self._generations.clear()  # they know their sinks, which know this: no cycle is left to the collector
+            if self._run.unseen:
+                self._run.complete_unseen(kept_back, usage, FINAL_EVENTS)
+                return
+            batch = kept_back or EventBatch()
+            _report(usage, batch)
             completed = batch.events.add().step_completed
             completed.step_id = FIRST_STEP
             completed.usage.CopyFrom(usage)
-            self._generations.clear()  # they know their sinks, which know this: no cycle is left to the collector
             self._run.complete(batch)
 
     def _flush(self) -> None:
@@ -157,23 +175,20 @@ class ChatWork:
 
     def crashed(self, error: Exception) -> None:
         """Ends the run because of a fault of this server."""
-        logger.exception("run crashed", run_id=self._run.id, exc_info=error)
+        logger.exception("run crashed", run_id=self._run.id, request_id=self._run.call_id, exc_info=error)
         self._pending = 0
         self._run.fail(internal_failure(error))
 
-    def _report_usage(self, batch: EventBatch) -> Usage:
+    def _usage(self) -> Usage:
+        """Returns what the run consumed so far."""
         if len(self._usages) == 1:
             (usage,) = self._usages.values()
-        elif self._usages:
-            usage = total_of_choices(self._usages[index] for index in sorted(self._usages))
-        else:
-            record = Run()
-            self._run.log.fold.fill(record)
-            usage = estimate(self._spec, record)
-        reported = batch.events.add().usage_reported
-        reported.last_call.CopyFrom(usage)
-        reported.run_total.CopyFrom(usage)
-        return usage
+            return usage
+        if self._usages:
+            return total_of_choices(self._usages[index] for index in sorted(self._usages))
+        record = Run()
+        self._run.log.fold.fill(record)
+        return estimate(self._spec, record)
 
 
 class _ChoiceSink:
@@ -192,10 +207,16 @@ class _ChoiceSink:
         work = self._work
         if work is not None:
             try:
-                if work.keeps_back or batch.events[-1].HasField("usage_reported"):
+                if work.keeps_back or not work.append_text(batch):
                     work.take(self._index, batch)
-                else:
-                    work.append(batch)
+            except Exception as error:  # a sink never raises
+                work.crashed(error)
+
+    def on_attempt(self, generation: RoutedGeneration) -> None:
+        work = self._work
+        if work is not None:
+            try:
+                work.attempt(generation)
             except Exception as error:  # a sink never raises
                 work.crashed(error)
 
@@ -206,6 +227,30 @@ class _ChoiceSink:
                 work.end(self._index, failure)
             except Exception as error:  # a sink never raises
                 work.crashed(error)
+
+
+def _report(usage: Usage, batch: EventBatch) -> None:
+    reported = batch.events.add().usage_reported
+    reported.last_call.CopyFrom(usage)
+    reported.run_total.CopyFrom(usage)
+
+
+def _step(generation: RoutedGeneration) -> Step:
+    """Returns who is asked, and how the request differs from what was asked for."""
+    target = generation.target
+    return Step(
+        FIRST_STEP,
+        target.provider.name,
+        target.upstream_model,
+        generation.attempt,
+        generation.dropped,
+        generation.emulated,
+    )
+
+
+def _differs(one: RoutedGeneration, other: RoutedGeneration) -> bool:
+    """Whether two choices are asked for in different ways."""
+    return (one.target, one.dropped, one.emulated) != (other.target, other.dropped, other.emulated)
 
 
 def _for_choice(spec: ChatSpec, index: int) -> ChatSpec:

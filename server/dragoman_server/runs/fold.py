@@ -6,20 +6,20 @@ The fold is kept current beside the event log, so that an answer never depends o
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from dragoman.v1.event_pb2 import FINISH_REASON_UNSPECIFIED, FinishReason, RunEvent
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from dragoman.v1.event_pb2 import FINISH_REASON_UNSPECIFIED, FinishReason, RunEvent, TextDelta
 from dragoman.v1.message_pb2 import ROLE_ASSISTANT, TOOL_KIND_FUNCTION, ToolKind
 from dragoman.v1.run_pb2 import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from google.protobuf.timestamp_pb2 import Timestamp
-
-    from dragoman.v1.event_pb2 import CancelReason, TokenLogprob
+    from dragoman.v1.event_pb2 import CancelReason, StepStarted, TokenLogprob
     from dragoman.v1.failure_pb2 import Failure
-    from dragoman.v1.message_pb2 import Part
+    from dragoman.v1.message_pb2 import Citation, Part
     from dragoman.v1.run_pb2 import Choice
     from dragoman.v1.usage_pb2 import Usage
 
@@ -27,6 +27,40 @@ CONTENT_KINDS = frozenset(
     {"text_delta", "reasoning_delta", "refusal_delta", "audio_delta", "tool_call_started", "service_result"}
 )
 """Kinds of events after which a failed step can no longer be tried again unseen."""
+
+
+_TEXT = TextDelta.DESCRIPTOR.fields_by_name["text"]
+
+
+class Step(NamedTuple):
+    """What the beginning of a step says; see `StepStarted`."""
+
+    step_id: str
+    provider: str
+    upstream_model: str
+    attempt: int
+    dropped_params: Sequence[str]
+    emulated_features: Sequence[str]
+
+    def write(self, started: StepStarted) -> None:
+        """Writes it into an event."""
+        started.step_id = self.step_id
+        started.provider = self.provider
+        started.upstream_model = self.upstream_model
+        started.attempt = self.attempt
+        if self.dropped_params:
+            started.dropped_params.extend(self.dropped_params)
+        if self.emulated_features:
+            started.emulated_features.extend(self.emulated_features)
+
+
+def plain_text(event: RunEvent) -> str:
+    """Returns the text of an event that is nothing but text of the first choice; of any other an empty string."""
+    fields = event.text_delta.ListFields()  # cheaper than to ask for the kind of the event, and then for each field
+    if len(fields) == 1 and fields[0][0] is _TEXT:
+        text: str = fields[0][1]
+        return text
+    return ""
 
 
 class _Audio:
@@ -43,13 +77,15 @@ class _Audio:
 class _Segment:
     """A run of deltas of one kind, which becomes one part of the message."""
 
-    __slots__ = ("audio", "call", "kind", "signature", "texts")
+    __slots__ = ("audio", "call", "citations", "kind", "redacted", "signature", "texts")
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.texts: list[str] = []
+        self.citations: list[Citation] | None = None
         self.call: tuple[str, str, ToolKind] | None = None  # id, name, kind
-        self.signature = b""
+        self.signature = b""  # of a thought or a call; a signed thought is complete
+        self.redacted = False
         self.audio: _Audio | None = None
 
     def fill(self, part: Part) -> None:
@@ -57,9 +93,12 @@ class _Segment:
         match self.kind:
             case "text":
                 part.text.text = text
+                if self.citations is not None:
+                    part.text.citations.extend(self.citations)
             case "reasoning":
                 part.reasoning.text = text
                 part.reasoning.signature = self.signature
+                part.reasoning.redacted = self.redacted
             case "refusal":
                 part.refusal.text = text
             case "audio" if self.audio:
@@ -72,6 +111,7 @@ class _Segment:
                 call = part.tool_call
                 call.id, call.name, call.kind = self.call
                 call.arguments = text
+                call.signature = self.signature
 
 
 class _ChoiceState:
@@ -98,9 +138,12 @@ class _ChoiceState:
     def fill(self, index: int, choice: Choice) -> None:
         choice.index = index
         choice.finish_reason = self.finish_reason
-        choice.stop_sequence = self.stop_sequence
-        choice.logprobs.extend(self.logprobs)
-        choice.refusal_logprobs.extend(self.refusal_logprobs)
+        if self.stop_sequence:
+            choice.stop_sequence = self.stop_sequence
+        if self.logprobs:
+            choice.logprobs.extend(self.logprobs)
+        if self.refusal_logprobs:
+            choice.refusal_logprobs.extend(self.refusal_logprobs)
         message = choice.message
         message.role = ROLE_ASSISTANT
         for segment in self.segments:
@@ -120,7 +163,10 @@ class Fold:
     __slots__ = (
         "_choices",
         "_marks",
+        "attempts",
         "cancel_reason",
+        "dropped_params",
+        "emulated_features",
         "end_time",
         "failure",
         "has_content",
@@ -128,6 +174,7 @@ class Fold:
         "model",
         "provider",
         "state",
+        "upstream_model",
         "usage",
     )
 
@@ -141,32 +188,70 @@ class Fold:
         self.last_sequence = 0
         self.model = ""
         self.provider = ""
+        self.upstream_model = ""
+        self.attempts = 0
+        self.dropped_params: Sequence[str] = ()
+        self.emulated_features: Sequence[str] = ()
         self._choices: dict[int, _ChoiceState] = {}
         self._marks: dict[str, dict[int, _ChoiceState]] = {}
 
-    def apply(self, event: RunEvent, kind: str | None) -> None:
-        """Applies one event.
+    def apply(self, events: Sequence[RunEvent]) -> None:
+        """Applies events, in order. They are referred to, not copied, and must not change any more.
+
+        Raises:
+            ValueError: If an event is of an unknown kind and may not be skipped; those before it are applied.
+        """
+        for event in events:
+            if text := plain_text(event):
+                self.add_text(text)
+                continue
+            kind = event.WhichOneof("kind")
+            if kind == "text_delta":
+                delta = event.text_delta
+                choice = self._choices.get(delta.choice_index) or self._choice(delta.choice_index)
+                segments = choice.segments
+                segment = segments[-1] if segments and segments[-1].kind == "text" else choice.segment("text")
+                segment.texts.append(delta.text)
+                if delta.logprobs:
+                    choice.logprobs.extend(delta.logprobs)
+                if delta.citations:
+                    segment.citations = [*(segment.citations or ()), *delta.citations]
+                self.has_content = True
+            elif kind is not None and (handler := _HANDLERS.get(kind)) is not None:
+                handler(self, event)
+                if kind in CONTENT_KINDS:
+                    self.has_content = True
+            elif kind is None and not event.ignorable:
+                raise ValueError(f"event {event.sequence} is of an unknown kind and not ignorable")
+        if events:
+            self.last_sequence = event.sequence
+
+    def begin(self, model: str, step: Step) -> None:
+        """Does what `apply` does for a `run_started` and the first `step_started`."""
+        self.model = model
+        _, self.provider, self.upstream_model, self.attempts, self.dropped_params, self.emulated_features = step
+        self._marks[step.step_id] = {}
+        self.last_sequence = 2
+
+    def complete(self, usage: Usage, nanos: int) -> None:
+        """Does what `apply` does for the last `usage_reported` and a `run_completed`, but for the sequence.
 
         Args:
-            event: The event; it is referred to, not copied, and must not change any more.
-            kind: `event.WhichOneof("kind")`, which the caller has at hand.
+            usage: What the run consumed.
+            nanos: When it ended, in nanoseconds since the epoch.
         """
-        self.last_sequence = event.sequence
-        if kind == "text_delta":
-            delta = event.text_delta
-            choice = self._choice(delta.choice_index)
-            segments = choice.segments
-            segment = segments[-1] if segments and segments[-1].kind == "text" else choice.segment("text")
-            segment.texts.append(delta.text)
-            if delta.logprobs:
-                choice.logprobs.extend(delta.logprobs)
-            self.has_content = True
-        elif kind is not None and (handler := _HANDLERS.get(kind)) is not None:
-            handler(self, event)
-            if kind in CONTENT_KINDS:
-                self.has_content = True
-        elif kind is None and not event.ignorable:
-            raise ValueError(f"event {event.sequence} is of an unknown kind and not ignorable")
+        self.usage = usage
+        self.state = Run.STATE_COMPLETED
+        end_time = self.end_time = Timestamp()
+        end_time.seconds, end_time.nanos = divmod(nanos, 1_000_000_000)
+
+    def add_text(self, text: str) -> None:
+        """Does what `apply` does for an event that is plain text of the first choice, but for the sequence."""
+        choice = self._choices.get(0) or self._choice(0)
+        segments = choice.segments
+        segment = segments[-1] if segments and segments[-1].kind == "text" else choice.segment("text")
+        segment.texts.append(text)
+        self.has_content = True
 
     def finished(self, choice_index: int) -> bool:
         """Returns whether the choice is complete."""
@@ -178,6 +263,12 @@ class Fold:
         run.state = self.state
         run.model = self.model
         run.provider = self.provider
+        run.upstream_model = self.upstream_model
+        run.attempts = self.attempts
+        if self.dropped_params:
+            run.dropped_params.extend(self.dropped_params)
+        if self.emulated_features:
+            run.emulated_features.extend(self.emulated_features)
         run.last_sequence = self.last_sequence
         if self.usage is not None:
             run.usage.CopyFrom(self.usage)
@@ -200,18 +291,28 @@ class Fold:
         self.model = event.run_started.model
 
     def _step_started(self, event: RunEvent) -> None:
-        self.provider = event.step_started.provider
-        self._marks[event.step_started.step_id] = deepcopy(self._choices) if self._choices else {}
+        started = event.step_started
+        self.provider = started.provider
+        self.upstream_model = started.upstream_model
+        self.attempts = max(self.attempts, started.attempt)  # the last one to begin need not be the longest search
+        self.dropped_params = started.dropped_params
+        self.emulated_features = started.emulated_features
+        if started.step_id not in self._marks:  # further attempts begin where the first one did
+            self._marks[started.step_id] = deepcopy(self._choices) if self._choices else {}
 
     def _step_restarted(self, event: RunEvent) -> None:
         self._choices = deepcopy(self._marks[event.step_restarted.step_id])
 
     def _reasoning_delta(self, event: RunEvent) -> None:
         delta = event.reasoning_delta
-        segment = self._choice(delta.choice_index).segment("reasoning")
+        choice = self._choice(delta.choice_index)
+        segment = choice.segment("reasoning")
+        if segment.signature or (segment.texts and segment.redacted != delta.redacted):
+            segment = _Segment("reasoning")
+            choice.segments.append(segment)
         segment.texts.append(delta.text)
-        if delta.signature:
-            segment.signature = delta.signature
+        segment.signature = delta.signature
+        segment.redacted = delta.redacted
 
     def _refusal_delta(self, event: RunEvent) -> None:
         delta = event.refusal_delta
@@ -234,6 +335,7 @@ class Fold:
         choice = self._choice(started.choice_index)
         segment = _Segment("tool_call")
         segment.call = (started.call_id, started.name, started.tool_kind or TOOL_KIND_FUNCTION)
+        segment.signature = started.signature
         choice.segments.append(segment)
         choice.calls[started.call_index] = segment
 
@@ -277,8 +379,7 @@ def fold(events: Iterable[RunEvent]) -> Run:
         ValueError: If an event is of a kind that this reader does not know and that may not be skipped.
     """
     state = Fold()
-    for event in events:
-        state.apply(event, event.WhichOneof("kind"))
+    state.apply(list(events))
     run = Run()
     state.fill(run)
     return run

@@ -15,19 +15,25 @@ from typing import TYPE_CHECKING, Protocol
 from dragoman_server.errors import WatcherTooSlow
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.runs.finished import evicted
-from dragoman_server.runs.fold import Fold
+from dragoman_server.runs.fold import Fold, plain_text
 
 if TYPE_CHECKING:
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.errors import DragomanError
+    from dragoman_server.runs.fold import Step
     from dragoman_server.runs.retention import Budget
     from dragoman_server.settings import RunSettings
+    from dragoman_server.telemetry.streams import StreamMeter
 
 
 class Watcher(Protocol):
     """Receives the events of a log: a sink, so it never raises, never blocks and never calls back into the run."""
 
-    def on_batch(self, batch: EventBatch) -> None:
-        """Takes the next events. The batch is shared: reading is free, changing it is forbidden."""
+    def on_batch(self, batch: EventBatch, size: int) -> None:
+        """Takes the next events, and the size of their batch in bytes, which may be stated a little too large.
+
+        The batch is shared: reading is free, changing it is forbidden.
+        """
 
     def on_closed(self, error: DragomanError | None) -> None:
         """Takes the end, once and last: None after the terminal event, else why the watcher was dropped."""
@@ -36,8 +42,11 @@ class Watcher(Protocol):
 EVENTS_PER_TURN = 256
 """Most events of a backlog that one watcher gets before others have their turn."""
 
+TEXT_BATCH_BYTES = 40
+"""What a batch of one piece of ASCII text takes beyond the text and the run's id, at most, in bytes."""
+
 _Entry = tuple[int, int, int, EventBatch]
-"""A batch in the ring: its first and last sequence, its size in bytes, and itself."""
+"""A batch in the ring: its first and last sequence, its size in bytes (at least), and itself."""
 
 
 class Subscription:
@@ -84,6 +93,7 @@ class EventLog:
         first_sequence: Sequence of the oldest event in the ring; `last_sequence + 1` if the ring is empty.
         subscriptions: Who watches.
         closed: Whether the terminal event was appended.
+        meter: Measures how the events flow, if anything does.
     """
 
     __slots__ = (
@@ -92,11 +102,13 @@ class EventLog:
         "_bytes",
         "_delivering",
         "_limits",
+        "_opening",
         "_ring",
         "closed",
         "first_sequence",
         "fold",
         "last_sequence",
+        "meter",
         "run_id",
         "subscriptions",
     )
@@ -108,12 +120,20 @@ class EventLog:
         self.first_sequence = 1
         self.subscriptions: tuple[Subscription, ...] = ()  # replaced, never changed: deliveries iterate over it
         self.closed = False
+        self.meter: StreamMeter | None = None
         self._limits = limits
         self._budget = budget
         self._ring: deque[_Entry] = deque()
         self._bytes = 0
+        self._opening: tuple[str, Step, int] | None = None  # until somebody needs the events: model, step, time
         self._delivering = False
         self._again = False
+
+    def begin(self, model: str, step: Step) -> None:
+        """Does what `append` does for the first two events, but writes them only when they are needed."""
+        self._opening = (model, step, time.time_ns())
+        self.last_sequence = 2
+        self.fold.begin(model, step)
 
     def append(self, batch: EventBatch, *, close: bool = False) -> None:
         """Numbers, stamps and folds the events of a batch, keeps it and delivers it. Takes the batch over.
@@ -124,29 +144,118 @@ class EventLog:
         """
         if self.closed:
             return
+        if self._opening is not None:
+            self._write_opening()
         batch.run_id = self.run_id
         first = self.last_sequence + 1
         sequence = self.last_sequence
         now = time.time_ns()
         seconds, nanos = now // 1_000_000_000, now % 1_000_000_000
-        apply = self.fold.apply
-        for event in batch.events[:]:  # a slice: iterating over the field itself costs twice as much
+        events = batch.events[:]  # a slice: iterating over the field itself costs twice as much
+        for event in events:
             sequence += 1
             event.sequence = sequence
             stamp = event.event_time
             stamp.seconds = seconds
             stamp.nanos = nanos
-            apply(event, event.WhichOneof("kind"))
-        self.last_sequence = sequence
+        self.fold.apply(events)
+        if self.meter is not None and not close:
+            self.meter.appended(now, self.fold)
         self.closed = close
-        size = batch.ByteSize()
-        self._ring.append((first, sequence, size, batch))
+        self._keep(first, sequence, batch.ByteSize(), batch)
+
+    def append_text(self, batch: EventBatch) -> bool:
+        """Does what `append` does for a batch of one piece of text and nothing else, which nearly all of a stream are.
+
+        Returns:
+            Whether the batch is such a one; any other is left as it is.
+        """
+        if self.closed:
+            return False
+        events = batch.events[:]
+        if len(events) != 1:
+            return False
+        (event,) = events
+        text = plain_text(event)
+        if not text:
+            return False
+        if self._opening is not None:
+            self._write_opening()
+        batch.run_id = self.run_id
+        event.sequence = sequence = self.last_sequence + 1
+        now = time.time_ns()
+        stamp = event.event_time
+        stamp.seconds = now // 1_000_000_000
+        stamp.nanos = now % 1_000_000_000
+        fold = self.fold
+        fold.add_text(text)
+        fold.last_sequence = sequence
+        if self.meter is not None:
+            self.meter.appended(now, fold)
+        size = len(text) + len(self.run_id) + TEXT_BATCH_BYTES if text.isascii() else batch.ByteSize()
+        self._keep(sequence, sequence, size, batch)
+        return True
+
+    def _write_opening(self) -> None:
+        """Puts the events of `begin` into the ring, as of then."""
+        assert self._opening is not None
+        (model, step, now), self._opening = self._opening, None
+        batch = EventBatch(run_id=self.run_id)
+        batch.events.add().run_started.model = model
+        step.write(batch.events.add().step_started)
+        for sequence, event in enumerate(batch.events, 1):
+            event.sequence = sequence
+            event.event_time.seconds, event.event_time.nanos = divmod(now, 1_000_000_000)
+        self._keep(1, 2, batch.ByteSize(), batch)
+
+    def _keep(self, first: int, last: int, size: int, batch: EventBatch) -> None:
+        """Puts a batch into the ring, and delivers it."""
+        self.last_sequence = last
+        self._ring.append((first, last, size, batch))
         self._bytes += size
-        self._budget.take(size)
-        if self._bytes > self._limits.ring_bytes or sequence - self.first_sequence >= self._limits.ring_events:
+        budget = self._budget
+        budget.used += size  # as `Budget.take`, without the call
+        if budget.used > budget.limit:
+            budget.enforce()
+        if self._bytes > self._limits.ring_bytes or last - self.first_sequence >= self._limits.ring_events:
             self._evict()
         if self.subscriptions:
             self.deliver()
+
+    def conclude(self, batch: EventBatch) -> None:
+        """Appends the last events of a log that nobody watches or can come back to: they are folded and not kept."""
+        self._opening = None
+        sequence = self.last_sequence
+        events = batch.events[:]
+        stamp = events[-1].event_time
+        stamp.seconds, stamp.nanos = divmod(time.time_ns(), 1_000_000_000)
+        for event in events:
+            sequence += 1
+            event.sequence = sequence
+        self.fold.apply(events)
+        self.last_sequence = sequence
+        self.closed = True
+        self.clear()
+
+    def complete(self, batch: EventBatch | None, usage: Usage, unwritten: int) -> None:
+        """Does what `conclude` does for the last events of a run that ended well, most of which are not even written.
+
+        Args:
+            batch: The last events of the answer itself, if any.
+            usage: What the run consumed.
+            unwritten: How many events would follow those of the batch, up to the terminal one.
+        """
+        self._opening = None
+        fold = self.fold
+        sequence = self.last_sequence + unwritten
+        if batch is not None:
+            events = batch.events[:]
+            fold.apply(events)
+            sequence += len(events)
+        fold.complete(usage, time.time_ns())
+        fold.last_sequence = self.last_sequence = sequence
+        self.closed = True
+        self.clear()
 
     def subscribe(self, watcher: Watcher, after_sequence: int) -> Subscription:
         """Attaches a watcher and delivers what it has missed, within this call.
@@ -157,6 +266,8 @@ class EventLog:
         wanted = after_sequence + 1
         if not self.first_sequence <= wanted <= self.last_sequence + 1:
             raise evicted(self.run_id, wanted, self.first_sequence, self.last_sequence)
+        if self._opening is not None:
+            self._write_opening()
         subscription = Subscription(self, watcher, wanted)
         self.subscriptions = (*self.subscriptions, subscription)
         self.deliver()
@@ -178,7 +289,7 @@ class EventLog:
                         continue
                     if newest is not None and subscription.next_sequence == newest[0]:
                         subscription.next_sequence = newest[1] + 1  # it has everything else: nearly always
-                        subscription.watcher.on_batch(newest[3])
+                        subscription.watcher.on_batch(newest[3], newest[2])
                     if self.closed or subscription.next_sequence <= self.last_sequence:
                         self._pump(subscription)
         finally:
@@ -190,7 +301,8 @@ class EventLog:
         self._budget.give(self._bytes)
         self._bytes = 0
         self.first_sequence = self.last_sequence + 1
-        self.deliver()
+        if self.subscriptions:
+            self.deliver()
 
     def trim(self) -> None:
         """Lets go of all kept events but the newest batch."""
@@ -215,9 +327,9 @@ class EventLog:
             entry = self._ring[-1]
             if wanted != entry[0]:
                 entry = self._find(wanted)
-            first, last, _, batch = entry
+            first, last, size, batch = entry
             subscription.next_sequence = last + 1
-            subscription.watcher.on_batch(batch if wanted == first else _tail(batch, wanted - first))
+            subscription.watcher.on_batch(batch if wanted == first else _tail(batch, wanted - first), size)
 
     def _find(self, sequence: int) -> _Entry:
         """Returns the kept entry with a sequence, searching from the newest: a watcher seldom lags far."""

@@ -22,6 +22,10 @@ RECORD_OVERHEAD_BYTES = 512
 """What the record of a run takes beyond its own bytes, roughly."""
 
 
+_FIELD_BYTES = 11
+"""What a field with a message takes beyond the message, at most: tag and length."""
+
+
 class Budget:
     """The bytes that all kept runs may take together.
 
@@ -41,7 +45,12 @@ class Budget:
     def take(self, size: int) -> None:
         """Counts bytes as taken."""
         self.used += size
-        if self.used > self.limit and self.reclaim is not None:
+        if self.used > self.limit:
+            self.enforce()
+
+    def enforce(self) -> None:
+        """Frees what can be freed: more is taken than the limit."""
+        if self.reclaim is not None:
             self.reclaim()
 
     def give(self, size: int) -> None:
@@ -105,15 +114,21 @@ class Retention:
         if run.id in self._runs:
             self._ended[run.id] = now
 
-    def reduce(self, run: LiveRun) -> None:
-        """Keeps only the record of a run that has ended: nobody can come back to its events."""
+    def reduce(self, run: LiveRun) -> int | None:
+        """Keeps only the record of a run that has ended: nobody can come back to its events.
+
+        Returns:
+            How large a response with the record is at most, in bytes; None if the run was not kept.
+        """
         ended = self._ended.pop(run.id, None)
-        if ended is not None:
-            del self._runs[run.id]
-            run.log.clear()
-            data = run.record().SerializeToString()
-            self._records[run.id] = (run.account_id, ended, data)
-            self._budget.take(RECORD_OVERHEAD_BYTES + len(data) - RUN_OVERHEAD_BYTES)
+        if ended is None:
+            return None
+        del self._runs[run.id]
+        run.log.clear()
+        data = run.record().SerializeToString()
+        self._records[run.id] = (run.account_id, ended, data)
+        self._budget.take(RECORD_OVERHEAD_BYTES + len(data) - RUN_OVERHEAD_BYTES)
+        return len(data) + _FIELD_BYTES
 
     def sweep(self, now: float) -> None:
         """Lets go of the runs whose time is over. `now` is the loop's time."""

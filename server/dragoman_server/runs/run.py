@@ -13,6 +13,7 @@ from dragoman.v1.run_pb2 import (
     DisconnectPolicy,
     Run,
 )
+from dragoman.v1.run_service_pb2 import ExecuteRunResponse
 from dragoman_server.errors import DeadlineExceeded, DragomanError, WatcherTooSlow
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.runs.log import EventLog, Subscription
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dragoman.v1.failure_pb2 import Failure
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.caller import Caller
     from dragoman_server.runs.log import Watcher
     from dragoman_server.runs.retention import Budget
@@ -60,6 +62,8 @@ class LiveRun:
         create_micros: When it was accepted, in microseconds since the epoch.
         idempotency_key: Under which a duplicate request finds it, or None.
         fingerprint: What a duplicate's spec must be equal to.
+        call_id: The name that its caller gave the call, for the log.
+        response_size: How large `response` is at most, in bytes; None if not known.
     """
 
     __slots__ = (
@@ -73,16 +77,19 @@ class LiveRun:
         "_on_settled",
         "_paused",
         "_policy",
-        "_record",
+        "_response",
+        "_volatile",
         "_waiters",
         "_work",
         "account_id",
+        "call_id",
         "create_micros",
         "fingerprint",
         "id",
         "idempotency_key",
         "labels",
         "log",
+        "response_size",
     )
 
     def __init__(
@@ -97,7 +104,7 @@ class LiveRun:
         create_micros: int,
         labels: Mapping[str, str],
         on_end: Callable[[LiveRun], None],
-        on_settled: Callable[[LiveRun], None],
+        on_settled: Callable[[LiveRun], int | None],
     ) -> None:
         self.id = run_id
         self.account_id = caller.account_id
@@ -106,6 +113,8 @@ class LiveRun:
         self.labels = labels
         self.idempotency_key: tuple[str, str, str] | None = None
         self.fingerprint = b""
+        self.call_id = ""
+        self.response_size: int | None = None
         self._limits = limits
         self._policy = policy
         self._detach_ttl = detach_ttl
@@ -117,14 +126,17 @@ class LiveRun:
         self._paused = False
         self._detach_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
-        self._waiters: list[asyncio.Future[None]] = []
-        self._record: Run | None = None
+        self._waiters: list[Callable[[], None]] = []
+        self._volatile = False
+        self._response: ExecuteRunResponse | None = None  # with the record, once it is final
 
     # ------------------------------------------------------------------ work
 
     def begin(self, work: Work, deadline: float | None) -> None:
         """Sets the work, and the loop time from which on the run fails with DEADLINE_EXCEEDED."""
         self._work = work
+        # Nobody can come back to the events of such a run once it has ended and its readers are gone.
+        self._volatile = self._policy == DISCONNECT_POLICY_CANCEL and self.idempotency_key is None
         if deadline is not None:
             loop = asyncio.get_running_loop()
             self._deadline_timer = loop.call_at(deadline + DEADLINE_SLACK_SECONDS, self._expire)
@@ -149,6 +161,18 @@ class LiveRun:
         batch.events.add().run_completed.SetInParent()
         self._end(batch)
 
+    @property
+    def unseen(self) -> bool:
+        """Whether nobody sees the events of the run, nor ever will if it ends now."""
+        return self._volatile and not self.log.subscriptions
+
+    def complete_unseen(self, batch: EventBatch | None, usage: Usage, unwritten: int) -> None:
+        """Ends an unseen run well; see `EventLog.complete`."""
+        if not self.log.closed:
+            self._drop_work()
+            self.log.complete(batch, usage, unwritten)
+            self._after_end()
+
     def fail(self, failure: Failure) -> None:
         """Ends the run with a failure and stops its work."""
         batch = self._final_batch()
@@ -168,29 +192,43 @@ class LiveRun:
         return batch
 
     def _end(self, batch: EventBatch, *, stop: bool = False) -> None:
-        if self.ended:
+        if self.log.closed:
             return
-        work, self._work = self._work, None
-        for timer in (self._detach_timer, self._deadline_timer):
-            if timer is not None:
-                timer.cancel()
-        self.log.append(batch, close=True)
+        work = self._drop_work()
+        if self.unseen:
+            self.log.conclude(batch)
+        else:
+            self.log.append(batch, close=True)
         if stop and work is not None:
             work.cancel()
-        self._record = self._build_record()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+        self._after_end()
+
+    def _drop_work(self) -> Work | None:
+        """Lets go of the work and of the timers that would end it."""
+        work, self._work = self._work, None
+        if self._detach_timer is not None:
+            self._detach_timer.cancel()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        return work
+
+    def _after_end(self) -> None:
+        self._response = ExecuteRunResponse()
+        self._fill_record(self._response.run)
         self._on_end(self)
         self._settle()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter()
 
     def _settle(self) -> None:
         """Lets go of the events of a run that nobody can come back to, once it has ended and its readers are gone."""
-        volatile = self._policy == DISCONNECT_POLICY_CANCEL and self.idempotency_key is None
-        if volatile and self._record is not None and not self.log.subscriptions:
-            self._record.first_available_sequence = self.log.last_sequence + 1
-            self._on_settled(self)
+        if self._volatile and self._response is not None and not self.log.subscriptions:
+            nothing = self.log.last_sequence + 1
+            if self.log.first_sequence != nothing:  # the record says otherwise; a copy: others may have it already
+                self._response = ExecuteRunResponse(run=self._response.run)
+                self._response.run.first_available_sequence = nothing
+            self.response_size = self._on_settled(self)
 
     def _expire(self) -> None:
         message = "the deadline of the run is over; ask for less, or allow more time"
@@ -208,7 +246,7 @@ class LiveRun:
     def remove_caller(self) -> None:
         """Takes note that a caller has gone; when it was the last one, the disconnect policy acts."""
         self._callers -= 1
-        if self._callers == 0 and not self.ended:
+        if self._callers == 0 and not self.log.closed:
             self.left_alone()
 
     def left_alone(self) -> None:
@@ -280,10 +318,17 @@ class LiveRun:
 
     async def wait_ended(self) -> None:
         """Returns when the run has ended."""
-        if not self.ended:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+        if self._response is None:
+            future = asyncio.get_running_loop().create_future()
+            self.when_ended(lambda: None if future.done() else future.set_result(None))
+            await future
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Has a callback called as soon as the run has ended: within the end, or now. It must not raise."""
+        if self._response is not None:
+            callback()
+        else:
+            self._waiters.append(callback)
 
     @property
     def failed_unseen(self) -> bool:
@@ -295,10 +340,19 @@ class LiveRun:
 
     def record(self) -> Run:
         """Returns the record so far. That of a finished run is shared: reading is free, changing it is forbidden."""
-        return self._record if self._record is not None else self._build_record()
-
-    def _build_record(self) -> Run:
+        if self._response is not None:
+            return self._response.run
         run = Run()
+        self._fill_record(run)
+        return run
+
+    def response(self) -> ExecuteRunResponse:
+        """Returns the record of a run that has ended as the answer to who executed it; it is shared, too."""
+        if self._response is None:
+            raise AssertionError("the run goes on")
+        return self._response
+
+    def _fill_record(self, run: Run) -> None:
         run.id = self.id
         created = run.create_time
         created.seconds, micros = divmod(self.create_micros, 1_000_000)
@@ -307,7 +361,6 @@ class LiveRun:
             run.labels.update(self.labels)
         self.log.fold.fill(run)
         run.first_available_sequence = self.log.first_sequence
-        return run
 
 
 def internal_failure(error: Exception) -> Failure:

@@ -17,20 +17,22 @@ from dragoman.v1.run_pb2 import (
 from dragoman_server.errors import IdempotencyConflict, InvalidRequest, NotFound, Unavailable
 from dragoman_server.ids import new_id
 from dragoman_server.runs.chat import ChatWork
+from dragoman_server.runs.images import check_images
 from dragoman_server.runs.retention import Budget, Retention
 from dragoman_server.runs.run import LiveRun
 from dragoman_server.runs.validation import check_request
+from dragoman_server.settings import VisionSettings
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from dragoman.v1.run_pb2 import Run, RunSpec
+    from dragoman.v1.run_pb2 import RunSpec
     from dragoman_server.caller import Caller
     from dragoman_server.catalog.service import Catalog
     from dragoman_server.clock import Clock
     from dragoman_server.runs.finished import KeptRun
     from dragoman_server.settings import LimitSettings, RunSettings
+    from dragoman_server.telemetry.metrics import CoreMetrics
+    from dragoman_server.telemetry.tracing import Tracer
 
 logger = get_logger(__name__)
 
@@ -46,6 +48,7 @@ class StartOptions(NamedTuple):
         default_policy: The disconnect policy if neither the spec nor a request id says.
         incremental: Whether the caller reads along.
         time_remaining: Seconds until the call's deadline, or None.
+        call_id: The caller's name of the call, for the log.
     """
 
     method: str
@@ -53,6 +56,7 @@ class StartOptions(NamedTuple):
     default_policy: DisconnectPolicy = DISCONNECT_POLICY_CANCEL
     incremental: bool = True
     time_remaining: float | None = None
+    call_id: str = ""
 
 
 class Runs:
@@ -63,7 +67,9 @@ class Runs:
         limits: How many there may be.
         catalog: Who answers for a model.
         clock: The time, for records.
-        on_end: Called with the record of each run that ends, for metrics.
+        metrics: Counts the runs.
+        tracer: Traces them, if anyone does.
+        vision: What images a request may carry; as by default if not given.
     """
 
     def __init__(
@@ -72,13 +78,17 @@ class Runs:
         limits: LimitSettings,
         catalog: Catalog,
         clock: Clock,
-        on_end: Callable[[Run], None] | None = None,
+        metrics: CoreMetrics | None = None,
+        tracer: Tracer | None = None,
+        vision: VisionSettings | None = None,
     ) -> None:
         self._settings = settings
+        self._vision = vision or VisionSettings()
         self._limits = limits
         self._catalog = catalog
         self._clock = clock
-        self._report_end = on_end
+        self._metrics = metrics
+        self._tracer = tracer
         self._budget = Budget(settings.total_bytes)
         self._kept = Retention(self._budget, settings.retention, self._free_request_id)
         self._by_request: dict[tuple[str, str, str], LiveRun] = {}
@@ -105,7 +115,7 @@ class Runs:
             IdempotencyConflict: If the request id was used with another spec.
             Unavailable: If there is no room for the run, the model is not ready, or the server shuts down.
         """
-        check_request(spec, options.request_id)
+        plain, has_images = check_request(spec, options.request_id)
         key = (caller.account_id, options.method, options.request_id) if options.request_id else None
         fingerprint = b""
         if key is not None:
@@ -113,8 +123,14 @@ class Runs:
             if (known := self._by_request.get(key)) is not None:
                 return _same(known, fingerprint, options.request_id)
         self._check_room()
-        target = self._catalog.resolve(spec.chat.model)
-        policy, detach_ttl = self._policy(spec, options)
+        route = self._catalog.route(spec.chat)
+        chat = self._catalog.settle(route, spec.chat)
+        if has_images:
+            check_images(chat.messages, self._vision, remote=self._catalog.takes_addresses(route))
+        if plain and not options.request_id:
+            policy, detach_ttl = options.default_policy, 0.0
+        else:
+            policy, detach_ttl = self._policy(spec, options)
         run = LiveRun(
             new_id("run"),
             caller,
@@ -123,17 +139,23 @@ class Runs:
             policy=policy,
             detach_ttl=detach_ttl,
             create_micros=int(self._clock() * 1_000_000),
-            labels=spec.labels,
+            labels={} if plain else spec.labels,
             on_end=self._ended,
             on_settled=self._kept.reduce,
         )
-        run.idempotency_key, run.fingerprint = key, fingerprint
-        work = ChatWork(run, spec.chat, target, incremental=options.incremental or key is not None)
-        run.begin(work, self._deadline(spec, options))
+        run.idempotency_key, run.fingerprint, run.call_id = key, fingerprint, options.call_id
+        work = ChatWork(run, chat, route, incremental=options.incremental or key is not None)
+        run.begin(work, self._deadline(None if plain else spec, options))
+        if self._metrics is not None and options.incremental:
+            run.log.meter = self._metrics.stream_meter(run.create_micros * 1000)
+        if self._tracer is not None:
+            self._tracer.run_started(run.id, chat, streams=options.incremental)
         try:
             work.begin()
-        except BaseException:
+        except BaseException as error:
             run.abandon()
+            if self._tracer is not None:
+                self._tracer.run_refused(run.id, error)
             raise
         self._kept.add(run)
         if key is not None:
@@ -203,10 +225,10 @@ class Runs:
                 return DISCONNECT_POLICY_DETACH_FOR, self._settings.detach_ttl
         return policy, spec.detach_ttl.ToNanoseconds() / 1e9 if spec.HasField("detach_ttl") else 0.0
 
-    def _deadline(self, spec: RunSpec, options: StartOptions) -> float | None:
+    def _deadline(self, spec: RunSpec | None, options: StartOptions) -> float | None:
         """Returns the loop time at which the run must be over, if any."""
         seconds = options.time_remaining
-        if spec.HasField("timeout"):
+        if spec is not None and spec.HasField("timeout"):
             own = spec.timeout.ToNanoseconds() / 1e9
             seconds = own if seconds is None else min(own, seconds)
         return None if seconds is None else asyncio.get_running_loop().time() + seconds
@@ -215,8 +237,10 @@ class Runs:
         self._kept.finish(run, asyncio.get_running_loop().time())
         if run.failed_unseen:
             self._free_request_id(run)
-        if self._report_end is not None:
-            self._report_end(run.record())
+        if self._metrics is not None:
+            self._metrics.run_ended(run.log.fold, run.create_micros * 1000)
+        if self._tracer is not None:
+            self._tracer.run_ended(run.record())
         if self._idle is not None and not self.active:
             self._idle.set()
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.reasons import Reason
 from dragoman.v1.message_pb2 import ROLE_ASSISTANT, ROLE_TOOL, Role
-from dragoman.v1.run_pb2 import DISCONNECT_POLICY_DETACH_FOR, DURABILITY_DURABLE
-from dragoman.v1.sampling_pb2 import MODALITY_AUDIO
+from dragoman.v1.run_pb2 import DISCONNECT_POLICY_DETACH_FOR, DURABILITY_DURABLE, ChatSpec
+from dragoman.v1.sampling_pb2 import MODALITY_AUDIO, Sampling
 from dragoman.v1.tool_pb2 import ToolMode
 from dragoman_server.errors import InvalidRequest, Unimplemented
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dragoman.v1.message_pb2 import Message, Part
-    from dragoman.v1.run_pb2 import ChatSpec, RunSpec
-    from dragoman.v1.sampling_pb2 import Sampling
+    from dragoman.v1.run_pb2 import RunSpec
     from dragoman.v1.tool_pb2 import Tool
 
 MAX_REQUEST_ID = 255
@@ -43,19 +44,31 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Range of each number of the sampling, both ends included."""
 
+_BOUNDS = {Sampling.DESCRIPTOR.fields_by_name[name]: bounds for name, bounds in RANGES.items()}
+_TOP_LOGPROBS = Sampling.DESCRIPTOR.fields_by_name["top_logprobs"]
+
 ROLES = frozenset(Role.values()) - {Role.ROLE_UNSPECIFIED}
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 ASSISTANT_ONLY = frozenset({"reasoning", "refusal", "tool_call"})
 INLINE_KINDS = frozenset({"image", "audio", "file"})
-CARRIED_JSON = (
-    "chat_template_kwargs_json",
-    "web_search_options_json",
-    "moderation_json",
-    "prompt_cache_options_json",
+CARRIED_JSON = frozenset(
+    {"chat_template_kwargs_json", "web_search_options_json", "moderation_json", "prompt_cache_options_json"}
 )
 
 
-def check_request(spec: RunSpec, request_id: str) -> None:
+class Findings(NamedTuple):
+    """What was seen of a request on the way.
+
+    Attributes:
+        plain: Whether the spec says nothing beyond what is to be executed.
+        has_images: Whether there may be images in the conversation.
+    """
+
+    plain: bool
+    has_images: bool
+
+
+def check_request(spec: RunSpec, request_id: str) -> Findings:
     """Checks everything about a request that does not depend on the model.
 
     Raises:
@@ -64,10 +77,12 @@ def check_request(spec: RunSpec, request_id: str) -> None:
     """
     if len(request_id) > MAX_REQUEST_ID:
         raise _invalid("request_id", f"is longer than {MAX_REQUEST_ID} characters")
-    if spec.WhichOneof("work") != "chat":
+    fields = spec.ListFields()
+    if not fields or fields[0][0].name != "chat":
         raise _invalid("spec.chat", "is missing: say what is to be executed")
-    _check_lifetime(spec)
-    _check_chat(spec.chat)
+    if len(fields) > 1:
+        _check_lifetime(spec)
+    return Findings(len(fields) == 1, _check_chat(fields[0][1]))
 
 
 def _invalid(field: str, problem: str) -> InvalidRequest:
@@ -95,34 +110,36 @@ def _check_lifetime(spec: RunSpec) -> None:
                 )
 
 
-def _check_chat(chat: ChatSpec) -> None:
-    if not chat.messages:
+def _check_chat(chat: ChatSpec) -> bool:
+    """Checks a conversation; returns whether there may be images in it."""
+    messages = chat.messages[:]
+    if not messages:
         raise _invalid("spec.chat.messages", "is empty: a conversation needs at least one message")
-    for number, message in enumerate(chat.messages):
-        _check_message(message, number)
-    if chat.HasField("sampling"):
-        _check_sampling(chat.sampling)
-    if chat.tools or chat.HasField("tool_choice"):
-        _check_tools(chat)
-    if chat.HasField("response_format"):
-        _check_response_format(chat)
+    has_images = False
+    for number, message in enumerate(messages):
+        has_images |= _check_message(message, number)
+    for descriptor, value in chat.ListFields():
+        if descriptor in _SIMPLE:
+            continue
+        if (check := CHAT_CHECKS.get(descriptor.name)) is not None:
+            check(chat)
+        elif descriptor.name in CARRIED_JSON:
+            _check_json_object(f"spec.chat.{descriptor.name}", value)
+    return has_images
+
+
+def _check_modalities(chat: ChatSpec) -> None:
     if MODALITY_AUDIO in chat.modalities and not chat.audio.voice:
         raise _invalid("spec.chat.audio", "is missing: spoken output needs a voice")
-    for name in (
-        "chat_template_kwargs_json",
-        "web_search_options_json",
-        "moderation_json",
-        "prompt_cache_options_json",
-    ):
-        if text := getattr(chat, name):
-            _check_json_object(f"spec.chat.{name}", text)
 
 
-def _check_message(message: Message, number: int) -> None:
+def _check_message(message: Message, number: int) -> bool:
+    """Checks a message; returns whether there may be images in it."""
+    has_images = False
     role = message.role
     if role not in ROLES:
         raise _invalid(f"spec.chat.messages[{number}].role", "is missing or unknown")
-    for position, part in enumerate(message.parts):
+    for position, part in enumerate(message.parts[:]):
         kind = part.WhichOneof("kind")
         if kind == "text":
             continue
@@ -134,8 +151,10 @@ def _check_message(message: Message, number: int) -> None:
         if (kind == "tool_result") != (role == ROLE_TOOL):
             raise _invalid(where, "must be a tool result in a tool message, and only there")
         _check_part(part, kind, where)
+        has_images |= kind in ("image", "tool_result")
     if role == ROLE_TOOL and not any(part.HasField("tool_result") for part in message.parts):
         raise _invalid(f"spec.chat.messages[{number}].parts", "needs a tool result in a tool message")
+    return has_images
 
 
 def _check_part(part: Part, kind: str, where: str) -> None:
@@ -156,19 +175,31 @@ def _has_source(part: Part, kind: str) -> bool:
     return getattr(part, kind).WhichOneof("source") is not None
 
 
-def _check_sampling(sampling: Sampling) -> None:
+def _check_sampling(chat: ChatSpec) -> None:
+    sampling = chat.sampling
     for descriptor, value in sampling.ListFields():
-        bounds = RANGES.get(descriptor.name)
-        if bounds is not None and not bounds[0] <= value <= bounds[1]:  # NaN fails too
-            text = f"is {value:g}, but must be between {bounds[0]:g} and {bounds[1]:g}"
-            raise _invalid(f"spec.chat.sampling.{descriptor.name}", text)
-    if len(sampling.stop) > MAX_STOPS or not all(sampling.stop):
-        raise _invalid("spec.chat.sampling.stop", f"must be at most {MAX_STOPS} texts, none of them empty")
-    if sampling.HasField("top_logprobs") and not sampling.logprobs:
-        raise _invalid("spec.chat.sampling.top_logprobs", "needs `logprobs`")
-    for token, bias in sampling.logit_bias.items():
-        if not (math.isfinite(bias) and -100 <= bias <= 100) or token < 0:
-            raise _invalid("spec.chat.sampling.logit_bias", "must map token ids to values between -100 and 100")
+        bounds = _BOUNDS.get(descriptor)
+        if bounds is not None and bounds[0] <= value <= bounds[1] and descriptor is not _TOP_LOGPROBS:
+            continue
+        name = descriptor.name
+        if bounds is not None:
+            if not bounds[0] <= value <= bounds[1]:  # NaN fails too
+                text = f"is {value:g}, but must be between {bounds[0]:g} and {bounds[1]:g}"
+                raise _invalid(f"spec.chat.sampling.{name}", text)
+            if name == "top_logprobs" and not sampling.logprobs:
+                raise _invalid("spec.chat.sampling.top_logprobs", "needs `logprobs`")
+        elif name == "stop":
+            if len(value) > MAX_STOPS or not all(value):
+                raise _invalid("spec.chat.sampling.stop", f"must be at most {MAX_STOPS} texts, none of them empty")
+        elif name == "logit_bias":
+            for token, bias in value.items():
+                if not (math.isfinite(bias) and -100 <= bias <= 100) or token < 0:
+                    raise _invalid("spec.chat.sampling.logit_bias", "must map token ids to values between -100 and 100")
+
+
+def _check_lone_choice(chat: ChatSpec) -> None:
+    if not chat.tools:
+        _check_tools(chat)
 
 
 def _check_tools(chat: ChatSpec) -> None:
@@ -223,3 +254,18 @@ def _check_json_object(field: str, text: str) -> None:
         raise InvalidRequest(f"`{field}` is not JSON: {error}", field=field, reason=Reason.INVALID_REQUEST) from None
     if not isinstance(value, dict):
         raise _invalid(field, "must be a JSON object")
+
+
+CHAT_CHECKS: dict[str, Callable[[ChatSpec], None]] = {
+    "sampling": _check_sampling,
+    "tools": _check_tools,
+    "tool_choice": _check_lone_choice,
+    "response_format": _check_response_format,
+    "modalities": _check_modalities,
+}
+"""What is checked when a field is set; messages are always."""
+
+_SIMPLE = frozenset(
+    field for field in ChatSpec.DESCRIPTOR.fields if field.name not in CHAT_CHECKS and field.name not in CARRIED_JSON
+)
+"""Fields of which any value will do, or that are checked anyway; by descriptor, which is cheaper than by name."""

@@ -5,42 +5,87 @@ A run is counted in plain integers; the families that Prometheus reads are made 
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from dragoman.v1.run_pb2 import Run
+from dragoman_server.telemetry.histogram import Bounds, Histogram
+from dragoman_server.telemetry.streams import StreamMeter, StreamTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from google.protobuf.timestamp_pb2 import Timestamp
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
+
+    from dragoman.v1.embedding_service_pb2 import EmbedResponse
+    from dragoman.v1.failure_pb2 import Failure
+    from dragoman.v1.usage_pb2 import Usage
+
+    Values = Mapping[str, Mapping[tuple[str, ...], int]]
+    """By provider and further labels."""
+
+
+class Ended(Protocol):
+    """What is counted of a run that has ended: its fold."""
+
+    state: Run.State
+    provider: str
+    last_sequence: int
+    end_time: Timestamp | None
+    usage: Usage | None
+    failure: Failure | None
+    dropped_params: Sequence[str]
+    emulated_features: Sequence[str]
+
 
 STATES = {
     Run.STATE_COMPLETED: "completed",
     Run.STATE_FAILED: "failed",
     Run.STATE_CANCELLED: "cancelled",
 }
-DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
-BUCKET_NAMES = (*map(str, DURATION_BUCKETS), "+Inf")
+DURATIONS = Bounds((0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900))
+DIRECTIONS = ("input", "output", "cached_input", "reasoning_output")
 
 
-class _Durations:
-    """How long the runs of one provider and state took."""
+class _Counts:
+    """What was counted for one provider.
 
-    __slots__ = ("buckets", "total")
+    Attributes:
+        events: Events of runs that ended.
+        tokens: Tokens, in the order of `DIRECTIONS`.
+        texts: Texts that became vectors.
+        failures: Runs that failed, by reason.
+        dropped: Requests of which a field was left out, by field.
+        emulated: Requests of which a feature was emulated, by feature.
+    """
+
+    __slots__ = ("dropped", "emulated", "events", "failures", "texts", "tokens")
 
     def __init__(self) -> None:
-        self.buckets = [0] * len(BUCKET_NAMES)
-        self.total = 0.0
+        self.events = 0
+        self.tokens = [0] * len(DIRECTIONS)
+        self.texts = 0
+        self.failures: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}
+        self.emulated: dict[str, int] = {}
+
+    def consumed(self, usage: Usage) -> None:
+        tokens = self.tokens
+        tokens[0] += usage.input_tokens
+        tokens[1] += usage.output_tokens
+        if usage.HasField("input_details"):
+            tokens[2] += usage.input_details.cached_tokens
+        if usage.HasField("output_details"):
+            tokens[3] += usage.output_details.reasoning_tokens
 
 
 class CoreMetrics(Collector):
-    """The core's metrics. Labels have few values: providers and states, never models, keys or accounts.
+    """The metrics of runs. Labels have few values: providers and states, never models, keys or accounts.
 
     Args:
         registry: Where they are exposed.
@@ -51,25 +96,40 @@ class CoreMetrics(Collector):
     def __init__(self, registry: CollectorRegistry, active: Callable[[], int], kept_bytes: Callable[[], int]) -> None:
         self._active = active
         self._kept_bytes = kept_bytes
-        self._durations: dict[tuple[str, Run.State], _Durations] = {}
-        self._tokens: dict[str, list[int]] = {}  # provider -> input, output
+        self._durations: dict[tuple[str, Run.State], Histogram] = {}
+        self._counts: defaultdict[str, _Counts] = defaultdict(_Counts)
+        self._streams: defaultdict[str, StreamTimes] = defaultdict(StreamTimes)
         registry.register(self)
 
-    def run_ended(self, record: Run) -> None:
-        """Counts a run that has ended."""
-        provider = record.provider
-        durations = self._durations.get((provider, record.state))
+    def stream_meter(self, start: int) -> StreamMeter:
+        """Returns what measures a stream that was accepted at a time, in nanoseconds since the epoch."""
+        return StreamMeter(self._streams.__getitem__, start)
+
+    def run_ended(self, fold: Ended, start: int) -> None:
+        """Counts a run that has ended, and was accepted at a time in nanoseconds since the epoch."""
+        provider, state = fold.provider, fold.state
+        durations = self._durations.get((provider, state))
         if durations is None:
-            durations = self._durations[provider, record.state] = _Durations()
-        start, end = record.create_time, record.end_time
-        seconds = end.seconds - start.seconds + (end.nanos - start.nanos) / 1e9
-        durations.buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
-        durations.total += seconds
-        usage = record.usage
-        if usage.input_tokens or usage.output_tokens:
-            tokens = self._tokens.setdefault(provider, [0, 0])
-            tokens[0] += usage.input_tokens
-            tokens[1] += usage.output_tokens
+            durations = self._durations[provider, state] = Histogram(DURATIONS)
+        end = fold.end_time
+        if end is not None:
+            durations.observe(end.seconds * 1_000_000_000 + end.nanos - start)
+        counts = self._counts[provider]
+        counts.events += fold.last_sequence
+        if fold.usage is not None:
+            counts.consumed(fold.usage)
+        if fold.failure is not None:
+            _count(counts.failures, (fold.failure.reason,))
+        if fold.dropped_params:
+            _count(counts.dropped, fold.dropped_params)
+        if fold.emulated_features:
+            _count(counts.emulated, fold.emulated_features)
+
+    def embedded(self, response: EmbedResponse) -> None:
+        """Counts what texts that became vectors consumed."""
+        counts = self._counts[response.provider]
+        counts.texts += len(response.embeddings)
+        counts.tokens[0] += response.usage.input_tokens
 
     def collect(self) -> Iterator[Metric]:
         """Returns the families, for Prometheus."""
@@ -79,13 +139,64 @@ class CoreMetrics(Collector):
         )
         for (provider, state), durations in self._durations.items():
             labels = (provider, STATES[state])
-            counts = list(accumulate(durations.buckets))
-            runs.add_metric(labels, counts[-1])
-            seconds.add_metric(labels, list(zip(BUCKET_NAMES, counts, strict=True)), durations.total)
-        tokens = CounterMetricFamily("dragoman_tokens", "Tokens that runs consumed.", labels=("provider", "direction"))
-        for provider, (read, written) in self._tokens.items():
-            tokens.add_metric((provider, "input"), read)
-            tokens.add_metric((provider, "output"), written)
-        yield from (runs, seconds, tokens)
+            runs.add_metric(labels, durations.count)
+            durations.write(seconds, labels)
+        yield from (runs, seconds)
+        yield from self._collect_counts()
+        yield from self._collect_streams()
         yield GaugeMetricFamily("dragoman_runs_active", "Runs that go on.", self._active())
         yield GaugeMetricFamily("dragoman_runs_kept_bytes", "Memory that kept runs take, roughly.", self._kept_bytes())
+
+    def _collect_counts(self) -> Iterator[Metric]:
+        counts = self._counts
+        events: Values = {p: {(): c.events} for p, c in counts.items()}
+        yield _family("dragoman_events", "Events of runs that ended.", (), events)
+        yield _family(
+            "dragoman_tokens",
+            "Tokens that runs and vectors consumed; the cached and the reasoning ones count among the others, too.",
+            ("direction",),
+            {p: {(name,): n for name, n in zip(DIRECTIONS, c.tokens, strict=True)} for p, c in counts.items()},
+        )
+        texts: Values = {p: {(): c.texts} for p, c in counts.items() if c.texts}
+        yield _family("dragoman_embeddings", "Texts that became vectors.", (), texts)
+        for name, what, label, attribute in _BY_NAME:
+            values: Values = {p: {(key,): n for key, n in getattr(c, attribute).items()} for p, c in counts.items()}
+            yield _family(name, what, (label,), values)
+
+    def _collect_streams(self) -> Iterator[Metric]:
+        first = HistogramMetricFamily(
+            "dragoman_first_content_seconds",
+            "Time from start to first content of a streamed run.",
+            labels=("provider",),
+        )
+        gaps = HistogramMetricFamily(
+            "dragoman_event_gap_seconds",
+            "Time from one batch of events of a streamed run to the next.",
+            labels=("provider",),
+        )
+        for provider, times in self._streams.items():
+            times.first_content.write(first, (provider,))
+            times.gaps.write(gaps, (provider,))
+        yield from (first, gaps)
+
+
+_BY_NAME = (
+    ("dragoman_run_failures", "Runs that failed, by why.", "reason", "failures"),
+    ("dragoman_dropped_params", "Runs of which a request field was left out.", "param", "dropped"),
+    ("dragoman_emulated_features", "Runs of which the server stood in for a feature.", "feature", "emulated"),
+)
+"""Counters by provider and a name of ours: name, help, label, attribute of `_Counts`."""
+
+
+def _count(counts: dict[str, int], names: Iterable[str]) -> None:
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+
+
+def _family(name: str, what: str, labels: tuple[str, ...], values: Values) -> CounterMetricFamily:
+    """Returns a family of counters: first by provider, then by further labels."""
+    family = CounterMetricFamily(name, what, labels=("provider", *labels))
+    for provider, by_label in values.items():
+        for label, value in by_label.items():
+            family.add_metric((provider, *label), value)
+    return family

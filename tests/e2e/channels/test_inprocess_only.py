@@ -13,7 +13,7 @@ import pytest
 from dragoman.streaming import CallStatus, StreamRpc, open_stream
 from dragoman.v1 import run_service_pb2 as pb
 from dragoman.v1 import run_service_pb2_grpc
-from dragoman_server.inprocess import InProcessServer
+from dragoman_server.inprocess import DEFERRED, InProcessServer, at_once
 from tests.support.sinks import KeepingSink
 
 if TYPE_CHECKING:
@@ -406,3 +406,133 @@ async def test_many_calls_at_a_time_end_exactly_once() -> None:
     assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
     await asyncio.sleep(0.05)
     assert [len(sink.ends) for sink in sinks] == [1] * 300
+
+
+def respond_later(context: Any) -> tuple[Callable[[Any], None], list[str]]:
+    """Defers the response of a handler; returns what takes it, and notes of the end."""
+    notes: list[str] = []
+    return context.defer(lambda: notes.append("ended")), notes
+
+
+async def test_a_deferred_response_ends_the_call_in_the_call_chain_that_gives_it() -> None:
+    deferred: list[Any] = []
+
+    async def handler(request: Any, context: Any) -> Any:
+        deferred.append(respond_later(context))
+        return DEFERRED
+
+    call = stub_of(check_frozen=True, GetRun=at_once(handler)).GetRun(pb.GetRunRequest())
+    assert deferred, "the handler begins at once"
+    await asyncio.sleep(0.01)
+    assert not call.done()
+    (respond, notes) = deferred[0]
+    respond(pb.GetRunResponse(run={"id": "r"}))
+    assert call.done()
+    assert notes == ["ended"]
+    assert (await call).run.id == "r"
+    respond(pb.GetRunResponse())
+    assert (await call).run.id == "r"
+    assert notes == ["ended"]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("end", ["cancel", "deadline"])
+async def test_a_deferred_call_that_ends_first_tells_its_handler_once(waits: bool, end: str) -> None:
+    deferred: list[Any] = []
+
+    async def handler(request: Any, context: Any) -> Any:
+        if waits:
+            await asyncio.sleep(0)
+        deferred.append(respond_later(context))
+        return DEFERRED
+
+    timeout = 0.05 if end == "deadline" else None
+    call = stub_of(GetRun=at_once(handler)).GetRun(pb.GetRunRequest(), timeout=timeout)
+    await asyncio.sleep(0.01)
+    respond, notes = deferred[0]
+    if end == "deadline":
+        assert (await failure_of(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    else:
+        call.cancel()
+        assert notes == [], "the handler hears of it on a turn of its own"
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    await asyncio.sleep(0.01)
+    respond(pb.GetRunResponse())
+    assert notes == ["ended"]
+
+
+async def test_a_deferred_response_that_is_too_large_fails_the_call() -> None:
+    deferred: list[Any] = []
+
+    async def handler(request: Any, context: Any) -> Any:
+        deferred.append(respond_later(context))
+        return DEFERRED
+
+    call = stub_of(GetRun=at_once(handler)).GetRun(pb.GetRunRequest())
+    respond, notes = deferred[0]
+    respond(pb.GetRunResponse(run={"id": "x" * 200_000}))
+    assert (await failure_of(call)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await asyncio.sleep(0)
+    assert notes == ["ended"]
+
+
+async def test_a_stopping_server_waits_for_deferred_calls_and_then_ends_them() -> None:
+    deferred: list[Any] = []
+
+    async def handler(request: Any, context: Any) -> Any:
+        deferred.append(respond_later(context))
+        return DEFERRED
+
+    server = InProcessServer(max_message_bytes=100_000)
+    service = Service(GetRun=at_once(handler))  # type: ignore[abstract]  # the other methods answer UNIMPLEMENTED
+    run_service_pb2_grpc.add_RunServiceServicer_to_server(service, server)
+    stub: Any = run_service_pb2_grpc.RunServiceStub(server.channel())
+    first, second = stub.GetRun(pb.GetRunRequest()), stub.GetRun(pb.GetRunRequest())
+    stopping = asyncio.ensure_future(server.stop(0.05))
+    await asyncio.sleep(0)
+    deferred[0][0](pb.GetRunResponse(run={"id": "r"}))
+    assert (await first).run.id == "r"
+    assert (await failure_of(second)).code() is grpc.StatusCode.UNAVAILABLE
+    await asyncio.wait_for(stopping, 10)
+    assert [notes for _, notes in deferred] == [["ended"], ["ended"]]
+
+
+async def test_what_begins_at_once_has_a_task_as_soon_as_it_waits() -> None:
+    caller, tasks, ended = asyncio.current_task(), [], asyncio.Event()
+
+    async def handler(request: Any, context: Any) -> Any:
+        tasks.append(asyncio.current_task())
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_exception, ValueError("news"))
+        with pytest.raises(ValueError, match="news"):
+            await future
+        tasks.append(asyncio.current_task())
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0)
+        if request.run_id:
+            return pb.GetRunResponse(run={"id": request.run_id})
+        try:
+            await asyncio.sleep(10)
+        finally:
+            ended.set()
+
+    stub = stub_of(GetRun=at_once(handler))
+    assert (await stub.GetRun(pb.GetRunRequest(run_id="r"))).run.id == "r"
+    assert tasks[0] is caller
+    assert tasks[1] not in (caller, None)
+    call = stub.GetRun(pb.GetRunRequest())
+    await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.wait_for(ended.wait(), 10)
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_what_fails_at_once_fails_the_call_and_not_the_caller(error: type[BaseException]) -> None:
+    async def handler(request: Any, context: Any) -> Any:
+        raise error
+
+    failure = await failure_of(stub_of(GetRun=at_once(handler)).GetRun(pb.GetRunRequest()))
+    assert failure.code() in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)

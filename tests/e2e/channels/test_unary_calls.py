@@ -169,7 +169,7 @@ async def test_what_the_context_says(lane: Lane) -> None:
     await lane.notes.wait_for("identity None None")
     await lane.notes.wait_for("state True False False")
     await lane.notes.wait_for("status None '' ()")
-    peer = {"inprocess": "inprocess", "tcp": "ipv4", "unix": "unix"}[lane.kind]
+    peer = {"inprocess": "inprocess", "tunnel": "inprocess", "tcp": "ipv4", "unix": "unix"}[lane.kind]
     await lane.notes.wait_for(f"peer {peer}")
     await lane.execute("describe")
     await lane.notes.wait_for("state None False False")

@@ -294,7 +294,7 @@ async def test_refusals_are_statuses_with_details(stub: Any) -> None:
 async def test_the_catalogue_and_the_caller(channel: AnyChannel) -> None:
     catalog: Any = CatalogServiceStub(channel)
     listed = (await catalog.ListModels(ListModelsRequest(), metadata=METADATA)).models
-    assert [model.id for model in listed] == ["demo/echo", "demo/echo-slow", "fast"]
+    assert [model.id for model in listed] == ["demo/echo", "demo/echo-slow", "demo/embed", "fast"]
     first = await catalog.ListModels(ListModelsRequest(page_size=2), metadata=METADATA)
     rest = await catalog.ListModels(ListModelsRequest(page_size=2, page_token=first.next_page_token), metadata=METADATA)
     assert [*first.models, *rest.models] == list(listed)

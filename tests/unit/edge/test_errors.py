@@ -5,7 +5,6 @@ import json
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import CancelReason
@@ -14,6 +13,8 @@ from dragoman_edge.auth import credential_of
 from dragoman_edge.calls import error_of_cancellation, error_of_failure, error_of_status
 from dragoman_edge.dialects.openai.errors import TABLE, param_of_field, render_error
 from dragoman_edge.errors import EdgeError
+from dragoman_edge.http.body import Body
+from dragoman_edge.http.request import Request
 from tests.support.fake_core import CallFailed
 
 
@@ -100,6 +101,14 @@ def test_cancelled_runs(reason: CancelReason, status: int) -> None:
     assert render_error(error_of_cancellation(reason, "run_1")).status == status
 
 
+def request_with(fields: list[tuple[str, str]]) -> Request:
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        headers.setdefault(name.lower(), value)
+    lines = [f"{name}: {value}" for name, value in fields]
+    return Request("GET", "/", 1, headers, lines, Body(0), keep_alive=True)
+
+
 @pytest.mark.parametrize(
     ("headers", "credential"),
     [
@@ -110,7 +119,7 @@ def test_cancelled_runs(reason: CancelReason, status: int) -> None:
     ],
 )
 def test_the_one_credential(headers: list[tuple[str, str]], credential: str | None) -> None:
-    assert credential_of(CIMultiDictProxy(CIMultiDict(headers))) == credential
+    assert credential_of(request_with(headers)) == credential
 
 
 @pytest.mark.parametrize(
@@ -129,5 +138,5 @@ def test_the_one_credential(headers: list[tuple[str, str]], credential: str | No
 )
 def test_credentials_that_make_no_sense(headers: list[tuple[str, str]]) -> None:
     with pytest.raises(EdgeError) as caught:
-        credential_of(CIMultiDictProxy(CIMultiDict(headers)))
+        credential_of(request_with(headers))
     assert caught.value.reason is Reason.API_KEY_INVALID

@@ -100,6 +100,7 @@ def test_everything_else() -> None:
         moderation={"model": "m"},
         web_search_options={},
         chat_template_kwargs={"enable_thinking": True},
+        task_profile="coding",
         response_format={
             "type": "json_schema",
             "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True},
@@ -127,6 +128,7 @@ def test_everything_else() -> None:
         "moderation_json": '{"model":"m"}',
         "web_search_options_json": "{}",
         "chat_template_kwargs_json": '{"enable_thinking":true}',
+        "task_profile": "TASK_PROFILE_CODING",
         "response_format": {"json_schema": {"name": "n", "schema_json": '{"type":"object"}', "strict": True}},
     }
 

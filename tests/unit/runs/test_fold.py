@@ -73,7 +73,7 @@ def test_a_fold_can_be_read_at_any_time_and_goes_on(said: list[tuple[str, int, s
             partial = Run()
             state.fill(partial)
             assert partial == fold(events[:at])
-        state.apply(event, event.WhichOneof("kind"))
+        state.apply([event])
     whole = Run()
     state.fill(whole)
     assert whole == fold(events)
@@ -113,3 +113,47 @@ def test_an_unknown_kind_is_skipped_only_if_it_may_be() -> None:
     assert fold([ignorable]).last_sequence == 1
     with pytest.raises(ValueError, match="unknown kind"):
         fold([RunEvent(sequence=1)])
+
+
+def thought(text: str = "", signature: bytes = b"", *, redacted: bool = False) -> RunEvent:
+    event = RunEvent()
+    event.reasoning_delta.text, event.reasoning_delta.signature = text, signature
+    event.reasoning_delta.redacted = redacted
+    return event
+
+
+def test_a_signature_ends_a_thought() -> None:
+    run = fold(numbered([thought("a"), thought("b"), thought(signature=b"1"), thought("c"), thought(signature=b"2")]))
+    thoughts = [part.reasoning for part in run.choices[0].message.parts]
+    assert [(part.text, part.signature, part.redacted) for part in thoughts] == [
+        ("ab", b"1", False),
+        ("c", b"2", False),
+    ]
+
+
+def test_hidden_thoughts_stand_alone() -> None:
+    events = [
+        thought("a"),
+        thought(signature=b"x", redacted=True),
+        thought(signature=b"y", redacted=True),
+        thought("b"),
+    ]
+    thoughts = [part.reasoning for part in fold(numbered(events)).choices[0].message.parts]
+    assert [(part.text, part.signature, part.redacted) for part in thoughts] == [
+        ("a", b"", False),
+        ("", b"x", True),
+        ("", b"y", True),
+        ("b", b"", False),
+    ]
+
+
+def test_calls_keep_their_signature_and_texts_their_sources() -> None:
+    said, cited, called = RunEvent(), RunEvent(), RunEvent()
+    said.text_delta.text = "Rain."
+    cited.text_delta.citations.add(url="https://example.org/rain", end_index=5)
+    called.tool_call_started.call_id, called.tool_call_started.name = "c", "f"
+    called.tool_call_started.signature = b"proof"
+    text, call = fold(numbered([said, cited, called])).choices[0].message.parts
+    assert text.text.text == "Rain."
+    assert [source.url for source in text.text.citations] == ["https://example.org/rain"]
+    assert call.tool_call.signature == b"proof"

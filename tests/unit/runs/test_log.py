@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.v1.event_pb2 import RunEvent, TextDelta
+from dragoman.v1.message_pb2 import Citation
+from dragoman.v1.run_pb2 import Run
 from dragoman_server.errors import EventsEvicted, WatcherTooSlow
 from dragoman_server.providers.base import EventBatch
+from dragoman_server.runs.fold import Step, fold
 from dragoman_server.runs.log import EVENTS_PER_TURN, EventLog, Subscription
 from dragoman_server.runs.retention import Budget
 from dragoman_server.settings import RunSettings
@@ -133,8 +137,8 @@ class Reentrant(Collector):
         self.action = action
         self.subscription: Subscription | None = None
 
-    def on_batch(self, batch: EventBatch) -> None:
-        super().on_batch(batch)
+    def on_batch(self, batch: EventBatch, size: int) -> None:
+        super().on_batch(batch, size)
         if self.at in [event.sequence for event in batch.events]:
             match self.action:
                 case "append":
@@ -174,8 +178,8 @@ def test_a_watcher_that_is_detached_by_another_hears_nothing_more() -> None:
     log, second = make_log(), Collector()
 
     class Detaching(Collector):
-        def on_batch(self, batch: EventBatch) -> None:
-            super().on_batch(batch)
+        def on_batch(self, batch: EventBatch, size: int) -> None:
+            super().on_batch(batch, size)
             if len(self.batches) == 2:
                 subscription.detach()
 
@@ -209,3 +213,90 @@ def test_a_budget_counts_what_is_kept() -> None:
     log.clear()
     assert budget.used == 0
     assert log.first_sequence == log.last_sequence + 1
+
+
+def test_the_last_events_of_an_unseen_log_are_folded_and_not_kept() -> None:
+    budget = Budget(1 << 20)
+    log = EventLog("run_1", RunSettings(), budget)
+    log.append(text_batch("a"))
+    last = text_batch("b", "c")
+    last.events.add().run_completed.SetInParent()
+    log.conclude(last)
+    assert log.closed
+    assert budget.used == 0
+    assert (log.fold.last_sequence, log.first_sequence, log.last_sequence) == (4, 5, 4)
+    assert log.fold.end_time is not None
+    assert log.fold.end_time.seconds > 1_600_000_000
+    with pytest.raises(EventsEvicted):
+        log.subscribe(Collector(), 0)
+    log.append(text_batch("late"))
+    assert log.last_sequence == 4
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda text, index, stop: RunEvent(
+                text_delta=TextDelta(text=text, choice_index=index, citations=[Citation(url="u")] if stop else [])
+            ),
+            st.text(max_size=40),
+            st.integers(0, 1),
+            st.booleans(),
+        ),
+        max_size=8,
+    )
+)
+def test_text_is_appended_as_anything_else(events: list[RunEvent]) -> None:
+    short, general = make_log(), make_log()
+    seen, expected = Collector(), Collector()
+    short.subscribe(seen, 0)
+    general.subscribe(expected, 0)
+    for event in events:
+        if not short.append_text(batch := EventBatch(events=[event])):
+            assert event.text_delta.text == "" or event.text_delta.choice_index or event.text_delta.citations
+            short.append(batch)
+        general.append(EventBatch(events=[event]))
+    assert short.last_sequence == general.last_sequence == len(events)
+    for one, other in zip(seen.batches, expected.batches, strict=True):
+        assert one.run_id == other.run_id
+        assert one.events[0].event_time.seconds > 1_600_000_000
+        for batch in (one, other):
+            batch.events[0].ClearField("event_time")
+        assert one == other
+    records = Run(), Run()
+    short.fold.fill(records[0])
+    general.fold.fill(records[1])
+    assert records[0] == records[1]
+
+
+def test_watchers_hear_sizes_that_are_little_too_large() -> None:
+    sizes: list[int] = []
+    log = EventLog("run_" + "0" * 32, RunSettings(), Budget(1 << 30))
+
+    class Sizes(Collector):
+        def on_batch(self, batch: EventBatch, size: int) -> None:
+            super().on_batch(batch, size)
+            sizes.append(size - batch.ByteSize())
+
+    log.subscribe(Sizes(), 0)
+    for text in ("a", "é" * 300, "b" * 70_000, "c" * 2_100_000):
+        assert log.append_text(text_batch(text))
+    log.append(text_batch("d", "e"))
+    assert all(0 <= size < 64 for size in sizes)
+    assert len(sizes) == 5
+
+
+def test_the_beginning_is_written_when_somebody_looks() -> None:
+    budget, step = Budget(1 << 20), Step("step_1", "demo", "echo", 1, ("sampling.top_k",), ("tools",))
+    log = EventLog("run_1", RunSettings(), budget)
+    log.begin("demo/echo", step)
+    assert (budget.used, log.first_sequence, log.last_sequence) == (0, 1, 2)
+    watcher = Collector()
+    log.subscribe(watcher, 0)
+    assert watcher.kinds == ["run_started", "step_started"]
+    assert budget.used > 0
+    log.append(text_batch("x"))
+    assert [event.sequence for event in watcher.events] == [1, 2, 3]
+    told, direct = fold(watcher.events), Run()
+    log.fold.fill(direct)
+    assert told == direct

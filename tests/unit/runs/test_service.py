@@ -4,6 +4,8 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import CancelReason
@@ -12,6 +14,7 @@ from dragoman.v1.run_pb2 import DisconnectPolicy, Durability, Run, RunSpec
 from dragoman_server.errors import DragomanError, EventsEvicted, IdempotencyConflict, InvalidRequest, NotFound
 from dragoman_server.providers.base import GenerationRequest, GenerationSink
 from dragoman_server.providers.scripted import ScriptedProvider
+from dragoman_server.runs.fold import fold
 from dragoman_server.runs.run import LiveRun
 from dragoman_server.runs.service import Runs, StartOptions
 from dragoman_server.settings import LimitSettings, RunSettings
@@ -66,6 +69,42 @@ async def test_a_run_tells_its_whole_story() -> None:
         assert record.provider == "demo"
         assert record.usage.output_tokens == 2
         assert record.create_time.ToNanoseconds() <= record.end_time.ToNanoseconds()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {
+            "text": st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), min_size=1, max_size=4),
+            "reasoning": st.lists(st.sampled_from(["hm", "so"]), max_size=2),
+            "tool_calls": st.lists(st.just({"name": "f", "arguments": ["{", "}"]}), max_size=1),
+            "usage": st.sampled_from([None, False, {"input_tokens": 3, "output_tokens": 9}]),
+            "batch": st.integers(1, 9),
+        }
+    )
+)
+async def test_the_record_is_the_same_whether_somebody_watches_or_not(script: dict[str, Any]) -> None:
+    async with engine() as runs:
+        unseen = start(runs, chat_spec(**script), method="ExecuteRun", incremental=False)
+        seen, watcher = start(runs, chat_spec(**script), method="ExecuteRun", incremental=False), Collector()
+        for run in (unseen, seen):
+            run.add_caller()
+        seen.watch(watcher, 0)
+        records = []
+        for run in (unseen, seen):
+            record = Run()
+            record.CopyFrom(await finished(run))
+            assert record.end_time.ToNanoseconds() >= record.create_time.ToNanoseconds() > 0
+            assert runs.get(CALLER, run.id).record() == run.record()
+            assert run.response_size is None or run.response().ByteSize() <= run.response_size
+            for field in ("id", "create_time", "end_time", "first_available_sequence"):
+                record.ClearField(field)
+            records.append(record)
+        assert unseen.response_size is not None
+        assert records[0] == records[1]
+        told = fold(watcher.events)
+        told.ClearField("end_time")
+        assert told == records[1]
 
 
 async def test_the_plain_answer_is_the_fold_of_the_stream() -> None:

@@ -1,0 +1,110 @@
+"""The shortcuts for the commonest chat completions: they give what the long way gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.v1.event_pb2 import FinishReason
+from dragoman.v1.message_pb2 import Message, Part, ReasoningPart, RefusalPart, Role, TextPart
+from dragoman.v1.run_pb2 import ChatSpec, Choice, Run
+from dragoman.v1.usage_pb2 import Usage
+from dragoman_edge.dialects.openai.answer import AnswerOptions, completion_object, render_completion
+from dragoman_edge.dialects.openai.request import check_request, is_plain
+from dragoman_edge.dialects.openai.schemas import REQUEST
+from dragoman_edge.dialects.openai.to_proto import fill_chat_spec
+from dragoman_edge.errors import EdgeError
+
+TEXTS = st.text(max_size=8)  # surrogates excepted, as in JSON
+NUMBERS = st.integers(-3, 200) | st.sampled_from([2**31 - 1, 2**31, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1])
+VALUES = st.none() | st.booleans() | NUMBERS | st.floats(-1, 3) | TEXTS | st.lists(TEXTS, max_size=2)
+ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool", "function", "nobody"])
+MESSAGES = st.fixed_dictionaries(
+    {"role": ROLES | VALUES, "content": TEXTS | VALUES}, optional={"name": TEXTS, "tool_call_id": TEXTS}
+) | st.dictionaries(st.sampled_from(["role", "content", "name"]), TEXTS)
+GOOD = {
+    "model": TEXTS,
+    "stream": st.booleans(),
+    "temperature": st.floats(0, 2) | st.integers(0, 2),
+    "top_p": st.floats(0, 1) | st.integers(0, 1),
+    "max_tokens": st.integers(1, 2**31 - 1),
+    "max_completion_tokens": st.integers(1, 2**31 - 1),
+    "n": st.integers(1, 128),
+    "seed": st.integers(-(2**63), 2**63 - 1),
+}
+SAID = st.fixed_dictionaries({"role": st.sampled_from(["system", "developer", "user", "assistant"]), "content": TEXTS})
+PLAIN_BODIES = st.fixed_dictionaries({"messages": st.lists(SAID, min_size=1, max_size=3)}, optional=GOOD).filter(
+    lambda body: not {"max_tokens", "max_completion_tokens"} <= body.keys()  # which a rule refuses
+)
+OTHER_BODIES = st.fixed_dictionaries(
+    {"messages": st.lists(MESSAGES, max_size=3) | VALUES},
+    optional={name: values | VALUES for name, values in GOOD.items()} | {"stop": VALUES, "top_k": VALUES, "x": VALUES},
+)
+
+
+def spec_of(request: Any) -> ChatSpec:
+    spec = ChatSpec()
+    fill_chat_spec(spec, request)
+    return spec
+
+
+@given(PLAIN_BODIES)
+def test_plain_bodies_are_taken_as_they_are(body: dict[str, Any]) -> None:
+    assert is_plain(body)
+    validated = REQUEST.validator.validate_python(body)
+    assert validated == body
+    assert spec_of(body) == spec_of(validated)
+
+
+@given(OTHER_BODIES)
+def test_what_passes_for_plain_is_what_the_schema_accepts(body: dict[str, Any]) -> None:
+    if is_plain(body):
+        assert REQUEST.validator.validate_python(body) == body
+
+
+@pytest.mark.parametrize("body", [{}, {"messages": []}, {"messages": None}, {"model": "m"}])
+def test_a_request_without_messages_is_not_plain(body: dict[str, Any]) -> None:
+    assert not is_plain(body)
+
+
+def test_rules_hold_for_plain_bodies() -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "max_completion_tokens": 1}
+    assert is_plain(body)
+    with pytest.raises(EdgeError, match="must not be used at the same time"):
+        check_request(body)
+
+
+PARTS = st.builds(
+    Part, text=st.none() | st.builds(TextPart, text=TEXTS), refusal=st.none() | st.builds(RefusalPart, text=TEXTS)
+) | st.builds(Part, reasoning=st.builds(ReasoningPart, text=TEXTS))
+CHOICES = st.builds(
+    Choice,
+    index=st.integers(0, 3),
+    message=st.builds(Message, role=st.just(Role.ROLE_ASSISTANT), parts=st.lists(PARTS, max_size=2)),
+    finish_reason=st.sampled_from(
+        [
+            FinishReason.FINISH_REASON_STOP,
+            FinishReason.FINISH_REASON_LENGTH,
+            FinishReason.FINISH_REASON_TOOL_CALLS,
+            FinishReason.FINISH_REASON_CONTENT_FILTER,
+        ]
+    ),
+)
+RUNS = st.builds(
+    Run,
+    id=TEXTS.map("run_".__add__),
+    state=st.just(Run.STATE_COMPLETED),
+    model=TEXTS,
+    choices=st.lists(CHOICES, max_size=2) | st.lists(CHOICES, min_size=1, max_size=1),
+    usage=st.none() | st.builds(Usage, input_tokens=st.integers(0, 9), output_tokens=st.integers(0, 9)),
+)
+
+
+@given(RUNS, st.builds(AnswerOptions, TEXTS, st.booleans(), st.booleans(), st.booleans()))
+def test_a_plain_answer_is_rendered_as_any_other(run: Run, options: AnswerOptions) -> None:
+    run.create_time.seconds = 1_760_000_000
+    assert render_completion(run, options) == orjson.dumps(completion_object(run, options))

@@ -5,26 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from dragoman_edge.calls import Core
 from dragoman_edge.edge import Edge
 from dragoman_edge.metrics import EdgeMetrics
+from dragoman_edge.outcome import watched
+from dragoman_edge.request_log import log_requests
+from dragoman_edge.routes.alchemyst import proxy_routes
 from dragoman_edge.routes.chat import chat_routes
 from dragoman_edge.routes.docs import docs_routes
+from dragoman_edge.routes.embeddings import embedding_routes
+from dragoman_edge.routes.gemini import gemini_routes
+from dragoman_edge.routes.gemini_embeddings import gemini_embedding_routes
 from dragoman_edge.routes.health import health_routes
 from dragoman_edge.routes.models import model_routes
 from dragoman_edge.routes.runs import run_routes
 from dragoman_edge.routing import Route, Router
-from dragoman_edge.server import EdgeServer
+from dragoman_edge.server import make_server
 
 if TYPE_CHECKING:
     import grpc
+    from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
+    from dragoman_edge.http.server import Server
     from dragoman_edge.settings import EdgeSettings
-
-_BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,41 +42,57 @@ class RunningEdge:
 
     host: str
     port: int
-    _runner: web.ServerRunner
+    _server: Server
+    _drain_timeout: float
 
     async def stop(self) -> None:
         """Takes no more connections, lets answers finish for up to `drain_timeout`, then cuts them off."""
-        await self._runner.cleanup()
+        await self._server.stop(self._drain_timeout)
 
 
 def build_routes(edge: Edge) -> list[Route]:
     """Returns everything that an edge answers."""
-    routes = [*chat_routes(edge), *model_routes(edge), *run_routes(edge), *health_routes(edge)]
+    families = (
+        chat_routes,
+        embedding_routes,
+        gemini_embedding_routes,
+        gemini_routes,
+        proxy_routes,
+        model_routes,
+        run_routes,
+        health_routes,
+    )
+    routes = [route for family in families for route in family(edge)]
     routes += docs_routes(lambda: routes)
     return routes
 
 
-async def start_edge(channel: grpc.aio.Channel, settings: EdgeSettings, registry: CollectorRegistry) -> RunningEdge:
+async def start_edge(
+    channel: grpc.aio.Channel,
+    settings: EdgeSettings,
+    registry: CollectorRegistry,
+    tracer_provider: TracerProvider | None = None,
+) -> RunningEdge:
     """Starts an edge.
 
     Args:
         channel: Leads to the core: the in-process channel or a `grpc.aio` channel. Whoever made it closes it.
         settings: The knobs.
         registry: Takes the edge's metrics, and is what `/metrics` shows.
+        tracer_provider: Where spans go; none are made if not given.
 
     Raises:
         OSError: If the port cannot be had.
     """
     metrics = EdgeMetrics(registry)
     edge = Edge(Core(channel), settings, metrics, registry)
-    server = EdgeServer(Router(build_routes(edge)), settings, metrics)
-    # aiohttp waits for answers twice that long: before and after it tells their handlers that bodies are over.
-    runner = web.ServerRunner(server, shutdown_timeout=settings.drain_timeout / 2)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=_BACKLOG)
-        await site.start()
-    except BaseException:
-        await runner.cleanup()
-        raise
-    return RunningEdge(settings.host, runner.addresses[0][1], runner)
+    routes = build_routes(edge)
+    if settings.log_requests:
+        routes = watched(routes, log_requests)
+    if tracer_provider is not None:
+        from dragoman_edge.tracing import trace_requests
+
+        routes = watched(routes, trace_requests(tracer_provider))
+    server = make_server(Router(routes), settings, metrics)
+    port = await server.listen(settings.host, settings.port)
+    return RunningEdge(settings.host, port, server, settings.drain_timeout)

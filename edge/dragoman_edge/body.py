@@ -2,99 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from aiohttp import hdrs
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web import HTTPException, RequestPayloadError
 
-from dragoman.reasons import Reason
-from dragoman_edge.errors import EdgeError
+from dragoman_edge.errors import EdgeError, error_of_http
+from dragoman_edge.http.errors import BodyError
 
 if TYPE_CHECKING:
-    from aiohttp.web import BaseRequest
-
+    from dragoman_edge.http.request import Request
     from dragoman_edge.settings import EdgeSettings
 
-_CLOSE = {"Connection": "close"}  # what is left of the body is not waited for
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
-_MAX_VALUES = 100_000
-"""Most values in a body, all levels together: far more than any request needs."""
+MAX_VALUES = 100_000
+"""Most values in a body, all levels together: far more than any request needs but one that brings its tokens."""
 
 
-async def read_json_object(request: BaseRequest, settings: EdgeSettings) -> dict[str, Any]:
+async def read_json_object(request: Request, settings: EdgeSettings, *, max_values: int = MAX_VALUES) -> dict[str, Any]:
     """Reads a body that must be a JSON object.
+
+    Args:
+        request: The request.
+        settings: Bounds of its size, time and depth.
+        max_values: Most values in it, all levels together.
 
     Raises:
         EdgeError: If it is too large, too slow, too deep, not JSON or not an object.
     """
-    _check_content_type(request)
-    body = await read_body(request, settings)
-    return parse_json_object(body, settings.max_json_depth)
+    given = request.headers.get("content-type")
+    if given is not None and given != "application/json":
+        _check_content_type(given)
+    body = request.whole(settings.max_request_bytes) if "content-encoding" not in request.headers else None
+    if body is None:
+        body = await read_body(request, settings)
+    return parse_json_object(body, settings.max_json_depth, max_values)
 
 
-async def read_body(request: BaseRequest, settings: EdgeSettings) -> bytes:
+async def read_body(request: Request, settings: EdgeSettings) -> bytes:
     """Reads a body.
 
     Raises:
-        EdgeError: If it is too large or too slow, or breaks off.
+        EdgeError: If it is compressed, too large or too slow, or breaks off.
     """
-    headers = request.headers
-    if headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise EdgeError("Compressed request bodies are not accepted.", status=415, code="unsupported_content_encoding")
-    limit = settings.max_request_bytes
-    declared = headers.get(hdrs.CONTENT_LENGTH)
-    if declared is not None and int(declared) > limit:  # the HTTP parser has made sure that it is a number
-        raise _too_large(limit)
-    if headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    content = request.content
     try:
-        if content.is_eof():  # came with the head: no need to wait
-            return _bounded(content.read_nowait(), limit)
-        async with asyncio.timeout(settings.body_timeout):
-            return await _read_on(request, limit)
-    except TimeoutError:
-        raise EdgeError(
-            f"The request body did not arrive within {settings.body_timeout:g} seconds.",
-            status=408,
-            code="request_timeout",
-            retryable=True,
-            headers=_CLOSE,
-        ) from None
-    except (RequestPayloadError, HttpProcessingError, HTTPException) as error:
-        raise EdgeError("The request body breaks the HTTP protocol.", code="invalid_body", headers=_CLOSE) from error
+        return await request.read(settings.max_request_bytes)
+    except BodyError as error:
+        raise error_of_http(error) from error
 
 
-async def _read_on(request: BaseRequest, limit: int) -> bytes:
-    body = bytearray()
-    while chunk := await request.content.readany():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-    return bytes(body)
-
-
-def _bounded(body: bytes, limit: int) -> bytes:
-    if len(body) > limit:
-        raise _too_large(limit)
-    return body
-
-
-def _too_large(limit: int) -> EdgeError:
-    return EdgeError(
-        f"The request body is larger than the {limit} bytes that this server takes.",
-        reason=Reason.REQUEST_TOO_LARGE,
-        headers=_CLOSE,
-    )
-
-
-def _check_content_type(request: BaseRequest) -> None:
-    given = request.headers.get(hdrs.CONTENT_TYPE)
-    if given is None or given == "application/json":
-        return
+def _check_content_type(given: str) -> None:
     media_type, _, parameters = given.lower().partition(";")
     charset = parameters.replace(" ", "").replace('"', "")
     if media_type.strip() != "application/json" or charset not in ("", "charset=utf-8"):
@@ -103,7 +61,7 @@ def _check_content_type(request: BaseRequest) -> None:
         )
 
 
-def parse_json_object(body: bytes, max_depth: int) -> dict[str, Any]:
+def parse_json_object(body: bytes, max_depth: int, max_values: int = MAX_VALUES) -> dict[str, Any]:
     """Parses a JSON object; of a member that comes twice, the last counts.
 
     Raises:
@@ -112,7 +70,7 @@ def parse_json_object(body: bytes, max_depth: int) -> dict[str, Any]:
     """
     if not body:
         raise EdgeError("The request has no body; a JSON object is needed.", code="invalid_json")
-    _check_shape(body, max_depth)
+    _check_shape(body, max_depth, max_values)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -129,14 +87,14 @@ def _outside_of_strings(body: bytes) -> bytes:
     return b"".join(body.split(b'"')[::2])
 
 
-def _check_shape(body: bytes, max_depth: int) -> None:
+def _check_shape(body: bytes, max_depth: int, max_values: int) -> None:
     """Refuses what would cost far more to hold and to check than to send, before anything is built from it."""
     openers = body.count(b"{") + body.count(b"[")
-    if openers <= max_depth and openers + body.count(b",") <= _MAX_VALUES:
+    if openers <= max_depth and openers + body.count(b",") <= max_values:
         return
     structure = _outside_of_strings(body).translate(None, _NOT_STRUCTURE)
-    if len(structure) - structure.count(b"}") - structure.count(b"]") > _MAX_VALUES:
-        raise EdgeError(f"The request body has more than {_MAX_VALUES} values.", code="invalid_json")
+    if len(structure) - structure.count(b"}") - structure.count(b"]") > max_values:
+        raise EdgeError(f"The request body has more than {max_values} values.", code="invalid_json")
     depth = 0
     for mark in structure:
         if mark in b"{[":

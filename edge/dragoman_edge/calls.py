@@ -9,14 +9,17 @@ from google.rpc import error_details_pb2, status_pb2
 
 from dragoman.reasons import Reason
 from dragoman.streaming import StreamRpc
-from dragoman.v1 import catalog_service_pb2_grpc, run_service_pb2, run_service_pb2_grpc
+from dragoman.v1 import catalog_service_pb2_grpc, embedding_service_pb2_grpc, run_service_pb2, run_service_pb2_grpc
+from dragoman.v1.catalog_service_pb2 import ListModelsRequest
 from dragoman.v1.event_pb2 import CancelReason
+from dragoman.v1.run_pb2 import Run
 from dragoman_edge.errors import EdgeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from dragoman.streaming import Metadata
+    from dragoman.v1.catalog_service_pb2 import Model
     from dragoman.v1.failure_pb2 import Failure
 
 T = TypeVar("T")
@@ -28,6 +31,8 @@ WATCH_RUN = StreamRpc(
     "/dragoman.v1.RunService/WatchRun", run_service_pb2.WatchRunRequest, run_service_pb2.WatchRunResponse
 )
 
+_PAGE = 1000
+"""Models of a page."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 # For statuses without details: from gRPC itself, or from a proxy between edge and core.
@@ -58,12 +63,14 @@ class Core:
         channel: The in-process channel or a `grpc.aio` channel.
         runs: The run service.
         catalog: The catalogue.
+        embeddings: The embedding service.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.runs = run_service_pb2_grpc.RunServiceStub(channel)
         self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+        self.embeddings = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
 
 
 async def answer_of(call: Awaitable[T]) -> T:
@@ -76,6 +83,27 @@ async def answer_of(call: Awaitable[T]) -> T:
         return await call
     except grpc.aio.AioRpcError as error:
         raise error_of_status(error.code(), error.details() or "", tuple(error.trailing_metadata() or ())) from error
+
+
+async def all_models(core: Core, metadata: Metadata, timeout: float | None = None) -> list[Model]:
+    """Returns the whole catalogue, by id.
+
+    Args:
+        core: The core.
+        metadata: The metadata of the calls.
+        timeout: Seconds that each call may take.
+
+    Raises:
+        EdgeError: If a call fails.
+    """
+    models: list[Model] = []
+    request = ListModelsRequest(page_size=_PAGE)
+    while True:
+        page = await answer_of(core.catalog.ListModels(request, metadata=metadata, timeout=timeout))
+        models += page.models
+        if not page.next_page_token:
+            return models
+        request = ListModelsRequest(page_size=_PAGE, page_token=page.next_page_token)
 
 
 def error_of_status(code: grpc.StatusCode, message: str, trailing_metadata: Metadata) -> EdgeError:
@@ -117,6 +145,19 @@ def error_of_cancellation(reason: int, run_id: str) -> EdgeError:
     """Returns what a cancelled run means to a client that still waits for its answer."""
     name, message = _CANCELLED.get(reason, (Reason.CANCELLED, "The run was cancelled."))
     return EdgeError(message, reason=name, run_id=run_id)
+
+
+def raise_unless_completed(run: Run) -> None:
+    """Does nothing for a run that ended well.
+
+    Raises:
+        EdgeError: If the run failed or was cancelled.
+    """
+    if run.state == Run.STATE_COMPLETED:
+        return
+    if run.state == Run.STATE_FAILED:
+        raise error_of_failure(run.failure, run.id)
+    raise error_of_cancellation(run.cancel_reason, run.id)
 
 
 def _details(trailing_metadata: Metadata) -> status_pb2.Status | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from dragoman_edge.http.errors import HttpError
 
 
 class EdgeError(Exception):
@@ -27,6 +30,7 @@ class EdgeError(Exception):
         metadata: The variable parts of the message, for programs.
         headers: Further headers of the answer.
         run_id: The run that failed, if there was one.
+        close: Whether the connection is closed after the answer: what follows on it cannot be relied on.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class EdgeError(Exception):
         metadata: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         run_id: str = "",
+        close: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -56,6 +61,23 @@ class EdgeError(Exception):
         self.metadata = dict(metadata or {})
         self.headers = dict(headers or {})
         self.run_id = run_id
+        self.close = close
+
+
+_REASONS_OF_HTTP = {
+    "overloaded": Reason.OVERLOADED,
+    "request_too_large": Reason.REQUEST_TOO_LARGE,
+    "shutting_down": Reason.SHUTTING_DOWN,
+}
+
+
+def error_of_http(error: HttpError) -> EdgeError:
+    """Returns what bad HTTP means; the connection is closed after it."""
+    reason = _REASONS_OF_HTTP.get(error.code, Reason.INVALID_REQUEST)
+    retryable = True if error.status == HTTPStatus.REQUEST_TIMEOUT else None
+    return EdgeError(
+        error.message, reason=reason, status=error.status, code=error.code, retryable=retryable, close=True
+    )
 
 
 def internal_error() -> EdgeError:

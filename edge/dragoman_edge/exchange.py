@@ -6,20 +6,23 @@ import itertools
 import os
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from dragoman_edge.auth import credential_of
 from dragoman_edge.errors import EdgeError
-from dragoman_edge.response import WholeResponse
+from dragoman_edge.http.response import Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aiohttp.web import BaseRequest
+    from dragoman_edge.http.request import Request
+    from dragoman_edge.request_log import Served
 
 JSON = {"Content-Type": "application/json"}
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_MOST_QUERY_FIELDS = 100
+_NO_PARAMS: Mapping[str, str] = {}
 
 
 # A random part for the process and a count: unique as a random id is, without asking the kernel for each.
@@ -40,16 +43,22 @@ class Exchange:
         request_id: The client's name of it, if that is sane, else a new one.
         headers: What every answer to it carries.
         params: The variable parts of its path, decoded.
+        trace: The trace that its calls belong to, as metadata; empty when nobody traces.
+        served: Takes note of what becomes of it, if anyone wants to know.
     """
 
-    __slots__ = ("headers", "params", "request", "request_id")
+    __slots__ = ("headers", "params", "request", "request_id", "served", "trace")
 
-    def __init__(self, request: BaseRequest, cors_headers: Mapping[str, str]) -> None:
+    def __init__(self, request: Request, cors_headers: Mapping[str, str]) -> None:
         self.request = request
-        given = request.headers.get("X-Request-Id")
-        self.request_id = given if given is not None and _SANE_REQUEST_ID.fullmatch(given) else new_request_id()
-        self.headers = {"Server": "dragoman", "x-request-id": self.request_id, **cors_headers}
-        self.params: dict[str, str] = {}
+        given = request.headers.get("x-request-id")
+        if given is None or not _SANE_REQUEST_ID.fullmatch(given):
+            given = new_request_id()
+        self.request_id = given
+        self.headers = {"x-request-id": given, **cors_headers}
+        self.params = _NO_PARAMS
+        self.trace: tuple[tuple[str, str], ...] = ()
+        self.served: Served | None = None
 
     def set_params(self, raw: Mapping[str, str]) -> None:
         """Takes the variable parts of the path, as they stand in the request line.
@@ -59,25 +68,42 @@ class Exchange:
         """
         try:
             self.params = {name: unquote(value, errors="strict") for name, value in raw.items()}
-            for value in self.params.values():
-                value.encode()  # bytes above 127 that were not percent-encoded
         except UnicodeError:
             raise EdgeError("The path is not valid UTF-8.", code="invalid_path") from None
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
+    def query(self) -> dict[str, str]:
+        """Returns the query, decoded; of a field that comes twice, the first counts.
+
+        Raises:
+            EdgeError: If it is not UTF-8, or has too many fields.
+        """
+        try:
+            fields = parse_qsl(
+                self.request.query, keep_blank_values=True, errors="strict", max_num_fields=_MOST_QUERY_FIELDS
+            )
+        except ValueError:
+            message = f"The query is not valid UTF-8, or has more than {_MOST_QUERY_FIELDS} fields."
+            raise EdgeError(message, code="invalid_query") from None
+        return dict(reversed(fields))
+
+    def metadata(self, given: str | None = None) -> tuple[tuple[str, str], ...]:
         """Returns the metadata of the calls made for the request: its id and its credential.
+
+        Args:
+            given: A credential from elsewhere than the headers.
 
         Raises:
             EdgeError: If the request carries contradicting or malformed credentials.
         """
-        credential = credential_of(self.request.headers)
-        if credential is None:
-            return (("x-request-id", self.request_id),)
-        return (("x-request-id", self.request_id), ("authorization", f"Bearer {credential}"))
+        return self.metadata_with(credential_of(self.request, given))
 
-    def json(self, body: bytes, *, run_id: str = "") -> WholeResponse:
+    def metadata_with(self, credential: str | None) -> tuple[tuple[str, str], ...]:
+        """Returns the metadata of calls with a credential, which was checked."""
+        if credential is None:
+            return (("x-request-id", self.request_id), *self.trace)
+        return (("x-request-id", self.request_id), ("authorization", f"Bearer {credential}"), *self.trace)
+
+    def json(self, body: bytes, *, run_id: str = "") -> Response:
         """Returns a JSON answer."""
-        headers = JSON | self.headers
-        if run_id:
-            headers["x-dragoman-run-id"] = run_id
-        return WholeResponse(body, headers)
+        headers = {**JSON, **self.headers, "x-dragoman-run-id": run_id} if run_id else JSON | self.headers
+        return Response(body, headers)

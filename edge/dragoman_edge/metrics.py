@@ -40,12 +40,16 @@ class EdgeMetrics(Collector):
         open_streams: Event streams that are being written.
         open_connections: Connections of clients.
         refused_connections: Connections refused because too many were open.
+        received_bytes: Bytes of request bodies that were read.
+        sent_bytes: Bytes of answers' bodies that were written; of a stream, once it has ended.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.open_streams = 0
         self.open_connections = 0
         self.refused_connections = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
         self._requests: dict[tuple[str, str, int], int] = {}
         self._durations: dict[str, _Durations] = {}
         registry.register(self)
@@ -93,4 +97,12 @@ class EdgeMetrics(Collector):
             "dragoman_http_refused_connections",
             "Connections refused because too many were open.",
             self.refused_connections,
+        )
+        yield CounterMetricFamily(
+            "dragoman_http_received_bytes", "Bytes of request bodies that were read.", self.received_bytes
+        )
+        yield CounterMetricFamily(
+            "dragoman_http_sent_bytes",
+            "Bytes of answers' bodies that were written; of a stream, once it has ended.",
+            self.sent_bytes,
         )

@@ -10,28 +10,35 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
-from pydantic import TypeAdapter
 
 from dragoman.v1.event_pb2 import RunEvent
 from dragoman.v1.run_service_pb2 import GetRunResponse, ListRunsResponse
-from dragoman_edge.dialects.openai.answers import ANSWERS
-from dragoman_edge.dialects.openai.errors import TABLE
-from dragoman_edge.dialects.openai.schemas import REQUEST
+from dragoman_edge.dialects.registry import DIALECTS, REFERENCE
+from dragoman_edge.served import HEADERS as SERVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dragoman_edge.routing import Parameter, Route
 
-_REFERENCE = "#/components/schemas/{model}"
 _PROTO_ANSWERS = {
     "RunAnswer": GetRunResponse.DESCRIPTOR,
     "RunList": ListRunsResponse.DESCRIPTOR,
     "RunEvent": RunEvent.DESCRIPTOR,
 }
 _ANSWER_HEADERS = {
-    "x-request-id": {"description": "Names the request.", "schema": {"type": "string"}},
-    "x-dragoman-run-id": {"description": "Names the run, where there is one.", "schema": {"type": "string"}},
+    name: {"description": description, "schema": {"type": "string"}}
+    for name, description in {
+        "x-request-id": "Names the request.",
+        "x-dragoman-run-id": "Names the run, where there is one.",
+        **SERVED,
+    }.items()
+}
+_CREDENTIALS: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "api-key"},
+    "x_goog_api_key": {"type": "apiKey", "in": "header", "name": "x-goog-api-key"},
 }
 _PATH_PARAM = re.compile(r"\{(\w+)(?:\.\.\.)?\}")
 
@@ -40,6 +47,8 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
     """Returns the document that describes the routes."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
+        if not route.documented:
+            continue
         path = _PATH_PARAM.sub(r"{\1}", route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route)
     return {
@@ -47,18 +56,14 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
         "info": {
             "title": "Dragoman",
             "version": version("dragoman"),
-            "description": "A chat-orchestration server. The chat and model routes speak the dialect of OpenAI.",
+            "description": "A chat-orchestration server, in the dialects of OpenAI and of Google's Gemini API.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "security": [{"bearer": []}, {"x_api_key": []}, {"api_key": []}],
+        "security": [{name: []} for name in _CREDENTIALS],
         "paths": paths,
         "components": {
             "schemas": _schemas(),
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-                "api_key": {"type": "apiKey", "in": "header", "name": "api-key"},
-            },
+            "securitySchemes": _CREDENTIALS,
         },
     }
 
@@ -72,11 +77,9 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {
             "200": {"description": "The answer.", "headers": _ANSWER_HEADERS, "content": _content(route)},
             "default": {
-                "description": "What is wrong. Codes: "
-                + ", ".join(sorted({row.code for row in TABLE.values() if row.code}))
-                + ".",
+                "description": f"What is wrong. Codes: {', '.join(sorted(route.dialect.codes))}.",
                 "headers": _ANSWER_HEADERS,
-                "content": {"application/json": {"schema": _reference("Error")}},
+                "content": {"application/json": {"schema": _reference(route.dialect.error_schema)}},
             },
         },
     }
@@ -110,15 +113,35 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _reference(name: str) -> dict[str, str]:
-    return {"$ref": _REFERENCE.format(model=name)}
+    return {"$ref": REFERENCE.format(model=name)}
+
+
+_STATUS = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
+_TARGET = {
+    "type": "object",
+    "properties": {
+        "provider": {"type": "string"},
+        "upstream_model": {"type": "string"},
+        "health": {"enum": ["up", "down", "probing", "loading"]},
+        "in_flight": {"type": "integer"},
+        "queued": {"type": "integer"},
+        "latency_ms": {"type": "integer"},
+        "models": {"type": "array", "items": {"type": "string"}},
+    },
+}
+_READINESS = {
+    "type": "object",
+    "properties": {"status": {"type": "string"}, "targets": {"type": "array", "items": _TARGET}},
+    "required": ["status"],
+}
 
 
 def _schemas() -> dict[str, Any]:
-    adapters: list[tuple[str, Any, TypeAdapter[Any]]] = [("request", "validation", REQUEST)]
-    adapters += [(name, "serialization", adapter) for name, adapter in ANSWERS.items()]
-    _, document = TypeAdapter.json_schemas(adapters, ref_template=_REFERENCE)
-    schemas: dict[str, Any] = document["$defs"]
-    schemas["Status"] = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
+    schemas: dict[str, Any] = {}
+    for dialect in DIALECTS:
+        schemas |= dialect.load_schemas()
+    schemas["Status"] = _STATUS
+    schemas["Readiness"] = _READINESS
     for name, descriptor in _PROTO_ANSWERS.items():
         schemas[name] = _message_schema(descriptor, schemas)
     return schemas

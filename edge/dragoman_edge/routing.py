@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dragoman.reasons import Reason
+from dragoman_edge.dialects.registry import OPENAI, dialect_of
 from dragoman_edge.errors import EdgeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from aiohttp.web import StreamResponse
-
+    from dragoman_edge.dialects.dialect import Dialect
     from dragoman_edge.exchange import Exchange
+    from dragoman_edge.http.response import Response
+    from dragoman_edge.http.stream import Stream
 
-    Handler = Callable[[Exchange], Awaitable[StreamResponse]]
+    Handler = Callable[[Exchange], Awaitable[Response | Stream]]
 
 _PARAM = re.compile(r"\\{(\w+)(\\\.\\\.\\\.)?\\}")
 
@@ -54,6 +56,9 @@ class Route:
         answers: Media types of its good answer, with the name of the schema of each; empty if it has no schema.
         streams: Whether the answer may be an event stream.
         public: Whether it needs no API key.
+        documented: Whether the documentation lists it.
+        instead: A header in lower case, and the route of the requests that carry it: two dialects may share a path.
+        dialect: The words in which its errors are told.
     """
 
     method: str
@@ -67,6 +72,9 @@ class Route:
     answers: Mapping[str, str] = field(default_factory=lambda: {"application/json": ""})
     streams: bool = False
     public: bool = False
+    documented: bool = True
+    instead: tuple[str, Route] | None = None
+    dialect: Dialect = OPENAI
 
 
 class Router:
@@ -97,7 +105,9 @@ class Router:
         for pattern, methods in self._patterns:
             if (match := pattern.fullmatch(path)) is not None:
                 return methods, match.groupdict()
-        shown = path[:200].encode("ascii", "backslashreplace").decode()
+        dialect = dialect_of(path)
+        shown = dialect.prefix + "..." if dialect.secret_paths else path[:200]
+        shown = shown.encode("ascii", "backslashreplace").decode()
         raise EdgeError(f"Unknown request URL: {shown}", reason=Reason.NOT_FOUND, code="unknown_url")
 
 

@@ -14,7 +14,7 @@ class EdgeSettings:
         port: Port to listen on; 0 takes any free one.
         max_request_bytes: Largest request body.
         max_json_depth: Deepest nesting of a JSON body.
-        max_header_bytes: Largest request line, and largest single header field.
+        max_header_bytes: Largest request line, and largest single header field; all of them may have twice that.
         max_connections: Most open connections; more are refused.
         body_timeout: How long a client may take to send a request body.
         idle_timeout: How long a connection may stay open without a request, or take to send a request's head.
@@ -23,8 +23,11 @@ class EdgeSettings:
         keep_alive: Silence of a stream after which a comment is sent.
         write_buffer: Unsent bytes of one client above which its run is held back.
         slow_reader_timeout: How long a client whose write buffer is full may read nothing before it is cut off.
+        log_requests: Whether each finished request is a line of the log.
         cors_origins: Origins of the web pages that may call; `*` means all.
         drain_timeout: How long answers may go on after `stop` before they are cut off.
+        proxy_default_model: Model of the proxy's own route; empty means the core's default model.
+        proxy_default_names: Names under which clients ask for it.
     """
 
     host: str = "127.0.0.1"
@@ -39,5 +42,8 @@ class EdgeSettings:
     keep_alive: float = 15
     write_buffer: int = 256 * 1024
     slow_reader_timeout: float = 30
+    log_requests: bool = False
     cors_origins: tuple[str, ...] = ()
     drain_timeout: float = 20
+    proxy_default_model: str = ""
+    proxy_default_names: tuple[str, ...] = ("alchemyst-ai/alchemyst-c1",)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import grpc
-from aiohttp import HttpVersion11, web
 
 from dragoman.reasons import Reason
 from dragoman_edge.calls import error_of_status
@@ -21,22 +20,14 @@ from dragoman_edge.errors import EdgeError, internal_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp.http import StreamWriter
-
     from dragoman.streaming import CallStatus, StreamHandle
     from dragoman_edge.exchange import Exchange
+    from dragoman_edge.http.stream import Stream
     from dragoman_edge.settings import EdgeSettings
 
 logger = logging.getLogger(__name__)
 
-PING = b": ping\n"
-"""A comment. One newline only: clients that saw an `id:` take a blank line after it for an empty event, and choke."""
-
-_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Batch(Protocol):
@@ -53,6 +44,14 @@ BatchT_contra = TypeVar("BatchT_contra", bound=Batch, contravariant=True)
 
 class Renderer(Protocol[BatchT_contra]):
     """Turns the batches of one stream into the bytes of one answer. It does no I/O."""
+
+    @property
+    def media_type(self) -> str:
+        """The media type of the answer."""
+
+    @property
+    def keep_alive(self) -> bytes:
+        """What is sent when there is nothing to say, and what clients skip."""
 
     @property
     def ended(self) -> bool:
@@ -73,18 +72,29 @@ class EventStream(Generic[BatchT]):
     """One stream, from the core to one client. It is the sink of the core's stream.
 
     A failure before anything was rendered is raised, so that it gets its own status; later ones are told in-band.
+
+    Args:
+        exchange: The request.
+        renderer: Turns batches into bytes.
+        settings: The knobs.
+        before_head: Gets each batch that comes before the head is written, to add headers.
     """
 
-    def __init__(self, exchange: Exchange, renderer: Renderer[BatchT], settings: EdgeSettings) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        renderer: Renderer[BatchT],
+        settings: EdgeSettings,
+        before_head: Callable[[BatchT], None] = lambda batch: None,
+    ) -> None:
         self._exchange = exchange
-        self._request = exchange.request
-        self._protocol = exchange.request.protocol
         self._renderer = renderer
         self._render = renderer.render
         self._settings = settings
+        self._before_head = before_head
         self._loop = asyncio.get_running_loop()
-        self._chunked = exchange.request.version >= HttpVersion11
-        self._transport: asyncio.Transport | None = None  # set once the head is written
+        self._time = self._loop.time
+        self._stream: Stream | None = None  # set once the head is written
         self._pending: list[bytes] = []
         self._run_id = ""
         self._ended = False
@@ -98,18 +108,28 @@ class EventStream(Generic[BatchT]):
         """Writes a batch."""
         if self._ended:
             return
-        if not self._run_id:
+        stream = self._stream
+        if stream is None:
             self._run_id = message.run_id
+            self._before_head(message)
         try:
             data = self._render(message)
         except Exception:
-            logger.exception("a batch could not be rendered", extra={"run_id": self._run_id})
+            ids = {"request_id": self._exchange.request_id, "run_id": self._run_id}
+            logger.exception("a batch could not be rendered", extra=ids)
             self._end(internal_error())
             return
-        if data:
-            self._send(data)
         if self._renderer.ended:
-            self._end(self._renderer.failure)
+            self._end(self._renderer.failure, data)
+        elif data:
+            if stream is None:
+                self._pending.append(data)
+                self._wake()
+            else:
+                stream.write(data)
+                self._last_write = self._time()
+                if stream.outlet.writing_paused:
+                    self._wake()
 
     def on_end(self, status: CallStatus) -> None:
         """Ends the stream; after the run's own end, nothing is left to say."""
@@ -120,39 +140,26 @@ class EventStream(Generic[BatchT]):
         else:
             self._end(error_of_status(status.code, status.details, status.trailing_metadata))
 
-    def _send(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None:
-            self._pending.append(data)
-            self._wake()
-            return
-        if transport.is_closing():
-            return
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        self._last_write = self._loop.time()
-        if self._protocol.writing_paused:
-            self._wake()
-
-    def _end(self, error: EdgeError | None) -> None:
+    def _end(self, error: EdgeError | None, data: bytes = b"") -> None:
+        """Ends the body in the same write as the last event."""
         self._ended = True
         if error is not None:
             error.run_id = error.run_id or self._run_id
-            if self._transport is None and not self._pending:
+            if self._stream is None and not self._pending and not data:
                 self._error = error
             else:
-                self._send(self._renderer.fail(error))
-        self._close()
+                data += self._renderer.fail(error)
+        if self._stream is None:
+            self._pending.append(data)
+        elif data:
+            self._stream.write(data, last=True)
+        else:
+            self._stream.end()
         self._wake()
-
-    def _close(self) -> None:
-        """Ends the body in the same turn as the last event, so that both travel in one packet."""
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            cast("StreamWriter", self._request.writer).set_eof()
 
     # --- the handler's task
 
-    async def run(self, open_: Callable[[EventStream[BatchT]], StreamHandle]) -> web.StreamResponse:
+    async def run(self, open_: Callable[[EventStream[BatchT]], StreamHandle]) -> Stream:
         """Answers the request with the stream that `open_` opens into this sink. Leaving early cancels the call.
 
         Raises:
@@ -163,45 +170,41 @@ class EventStream(Generic[BatchT]):
             await self._hold()
             if self._error is not None:
                 raise self._error
-            response = await self._commit()
+            stream = self._stream = self._commit()
             while not self._ended:
-                if self._protocol.writing_paused:
+                if stream.outlet.writing_paused:
                     handle.pause()
-                    await self._request.writer.drain()
+                    await stream.outlet.drain()
                     handle.resume()
                 else:
-                    await self._keep_alive()
-            return response
+                    await self._keep_alive(stream)
+            return stream
         finally:
             handle.cancel()
 
     async def _hold(self) -> None:
         """Waits for something to show, but not for ever."""
-        deadline = self._loop.time() + self._settings.hold_headers
-        while not (self._pending or self._ended) and self._loop.time() < deadline:
+        deadline = self._time() + self._settings.hold_headers
+        while not (self._pending or self._ended) and self._time() < deadline:
             await self._sleep_until(deadline)
 
-    async def _commit(self) -> web.StreamResponse:
+    def _commit(self) -> Stream:
         """Writes the head, and what has waited for it."""
-        response = web.StreamResponse(headers=_HEADERS | self._exchange.headers)
+        headers = {"Content-Type": self._renderer.media_type, **_HEADERS, **self._exchange.headers}
         if self._run_id:
-            response.headers["x-dragoman-run-id"] = self._run_id
-        if self._chunked:
-            response.enable_chunked_encoding()
-        await response.prepare(self._request)
-        self._transport = self._request.transport
-        self._send(b"".join(self._pending) or PING)
+            headers["x-dragoman-run-id"] = self._run_id
+        first = b"".join(self._pending) or self._renderer.keep_alive
         self._pending.clear()
-        if self._ended:
-            self._close()
-        return response
+        self._last_write = self._time()
+        return self._exchange.request.begin(headers, first, last=self._ended)
 
-    async def _keep_alive(self) -> None:
+    async def _keep_alive(self, stream: Stream) -> None:
         """Waits for the end, for a slow client, or until the stream has been silent for too long."""
         deadline = self._last_write + self._settings.keep_alive
         await self._sleep_until(deadline)
-        if not self._ended and self._loop.time() >= self._last_write + self._settings.keep_alive:
-            self._send(PING)
+        if not self._ended and self._time() >= self._last_write + self._settings.keep_alive:
+            stream.write(self._renderer.keep_alive)
+            self._last_write = self._time()
 
     async def _sleep_until(self, deadline: float) -> None:
         self._waiter = self._loop.create_future()

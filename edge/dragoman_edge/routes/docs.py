@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dragoman_edge.response import WholeResponse
+from dragoman_edge.http.response import Response
 from dragoman_edge.routing import Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from aiohttp.web import StreamResponse
 
     from dragoman_edge.exchange import Exchange
 
@@ -36,15 +34,15 @@ def docs_routes(all_routes: Callable[[], Sequence[Route]]) -> list[Route]:
     def rendered() -> tuple[bytes, bytes]:
         return orjson.dumps(document()), render_page(document()).encode()
 
-    async def openapi(exchange: Exchange) -> StreamResponse:
+    async def openapi(exchange: Exchange) -> Response:
         return exchange.json(rendered()[0])
 
-    async def docs(exchange: Exchange) -> StreamResponse:
+    async def docs(exchange: Exchange) -> Response:
         headers = exchange.headers | {
             "Content-Type": "text/html; charset=utf-8",
             "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
         }
-        return WholeResponse(rendered()[1], headers)
+        return Response(rendered()[1], headers)
 
     return [
         Route(

@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
-from dragoman.v1.catalog_service_pb2 import GetModelRequest, ListModelsRequest
-from dragoman_edge.calls import answer_of
+from dragoman.v1.catalog_service_pb2 import GetModelRequest
+from dragoman_edge.calls import all_models, answer_of
+from dragoman_edge.dialects.openai.models import model_object
+from dragoman_edge.routes.gemini import gemini_catalogue
 from dragoman_edge.routing import Route
 
 if TYPE_CHECKING:
-    from aiohttp.web import StreamResponse
-
-    from dragoman.v1.catalog_service_pb2 import Model
     from dragoman_edge.edge import Edge
     from dragoman_edge.exchange import Exchange
+    from dragoman_edge.http.response import Response
 
-_PAGE = 1000
+_GOOGLE_KEY = "x-goog-api-key"  # what tells the SDK of Google that asks under v1 from everybody else
 
 
 def model_routes(edge: Edge) -> list[Route]:
     """Returns the routes of the catalogue."""
 
-    async def list_models(exchange: Exchange) -> StreamResponse:
-        request, metadata = ListModelsRequest(page_size=_PAGE), exchange.metadata()
-        models: list[dict[str, Any]] = []
-        while True:
-            page = await answer_of(edge.core.catalog.ListModels(request, metadata=metadata))
-            models.extend(_model(model) for model in page.models)
-            if not page.next_page_token:
-                return exchange.json(orjson.dumps({"object": "list", "data": models}))
-            request = ListModelsRequest(page_size=_PAGE, page_token=page.next_page_token)
+    async def list_models(exchange: Exchange) -> Response:
+        models = [model_object(model) for model in await all_models(edge.core, exchange.metadata())]
+        return exchange.json(orjson.dumps({"object": "list", "data": models}))
 
-    async def get_model(exchange: Exchange) -> StreamResponse:
+    async def get_model(exchange: Exchange) -> Response:
         request = GetModelRequest(model_id=exchange.params["model_id"])
         answer = await answer_of(edge.core.catalog.GetModel(request, metadata=exchange.metadata()))
-        return exchange.json(orjson.dumps(_model(answer.model)))
+        return exchange.json(orjson.dumps(model_object(answer.model)))
 
+    gemini_list, gemini_model = gemini_catalogue(edge)
     return [
         Route(
             "GET",
@@ -46,6 +41,7 @@ def model_routes(edge: Edge) -> list[Route]:
             tag="Models",
             summary="Lists the models.",
             answers={"application/json": "ModelList"},
+            instead=(_GOOGLE_KEY, gemini_list),
         ),
         Route(
             "GET",
@@ -55,9 +51,6 @@ def model_routes(edge: Edge) -> list[Route]:
             summary="Returns a model.",
             description="Slashes in the id may be written as they are or as `%2F`.",
             answers={"application/json": "Model"},
+            instead=(_GOOGLE_KEY, gemini_model),
         ),
     ]
-
-
-def _model(model: Model) -> dict[str, Any]:
-    return {"id": model.id, "object": "model", "created": model.create_time.seconds, "owned_by": model.owner}

@@ -13,18 +13,20 @@ from dragoman.v1.run_service_pb2 import CancelRunRequest, GetRunRequest, ListRun
 from dragoman_edge.body import parse_json_object, read_body
 from dragoman_edge.calls import WATCH_RUN, answer_of
 from dragoman_edge.dialects.openai.errors import error_body
+from dragoman_edge.dialects.text import EVENT_STREAM, PING
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.routing import Parameter, Route
 from dragoman_edge.sse import EventStream
 
 if TYPE_CHECKING:
-    from aiohttp.web import StreamResponse
     from google.protobuf.message import Message
 
     from dragoman.v1.event_pb2 import RunEvent
     from dragoman.v1.run_service_pb2 import WatchRunResponse
     from dragoman_edge.edge import Edge
     from dragoman_edge.exchange import Exchange
+    from dragoman_edge.http.response import Response
+    from dragoman_edge.http.stream import Stream
 
 _SEQUENCE = re.compile(r"[0-9]{1,18}")
 _TERMINAL = frozenset({"run_completed", "run_failed", "run_cancelled"})
@@ -34,8 +36,8 @@ def run_routes(edge: Edge) -> list[Route]:
     """Returns the routes of runs."""
     runs = edge.core.runs
 
-    async def list_runs(exchange: Exchange) -> StreamResponse:
-        query = exchange.request.rel_url.query
+    async def list_runs(exchange: Exchange) -> Response:
+        query = exchange.query()
         token = query.get("page_token", "")
         if not token.isprintable():
             raise EdgeError("Invalid 'page_token'.", param="page_token")
@@ -44,12 +46,12 @@ def run_routes(edge: Edge) -> list[Route]:
             request.page_size = min(_number(size, "page_size"), 1000)
         return exchange.json(_proto_json(await answer_of(runs.ListRuns(request, metadata=exchange.metadata()))))
 
-    async def get_run(exchange: Exchange) -> StreamResponse:
+    async def get_run(exchange: Exchange) -> Response:
         request = GetRunRequest(run_id=exchange.params["run_id"])
         answer = await answer_of(runs.GetRun(request, metadata=exchange.metadata()))
         return exchange.json(_proto_json(answer), run_id=answer.run.id)
 
-    async def cancel_run(exchange: Exchange) -> StreamResponse:
+    async def cancel_run(exchange: Exchange) -> Response:
         body = await read_body(exchange.request, edge.settings)
         if body and (members := parse_json_object(body, edge.settings.max_json_depth)):
             raise EdgeError(f"Unknown parameter: '{next(iter(members))}'.", code="unknown_parameter")
@@ -57,7 +59,7 @@ def run_routes(edge: Edge) -> list[Route]:
         answer = await answer_of(runs.CancelRun(request, metadata=exchange.metadata()))
         return exchange.json(_proto_json(answer), run_id=answer.run.id)
 
-    async def watch_run(exchange: Exchange) -> StreamResponse:
+    async def watch_run(exchange: Exchange) -> Stream:
         request = WatchRunRequest(run_id=exchange.params["run_id"], after_sequence=_after(exchange))
         metadata = exchange.metadata()
         stream = EventStream(exchange, RunRenderer(), edge.settings)
@@ -111,9 +113,14 @@ class RunRenderer:
     """Renders the events of a run as they are, one frame each: `id` is the sequence, `event` the kind.
 
     Attributes:
+        media_type: The media type of the stream.
+        keep_alive: What is sent when there is nothing to say.
         ended: Whether the run has ended.
         failure: Always None: a failed run is one of the events.
     """
+
+    media_type = EVENT_STREAM
+    keep_alive = PING
 
     def __init__(self) -> None:
         self.ended = False
@@ -146,10 +153,10 @@ def _number(text: str, param: str) -> int:
 
 def _after(exchange: Exchange) -> int:
     """Returns the last sequence that the client has; the query wins over what a browser sends by itself."""
-    query = exchange.request.rel_url.query
+    query = exchange.query()
     if (after := query.get("after")) is not None:
         return _number(after, "after")
-    return _number(exchange.request.headers.get("Last-Event-ID", "").strip() or "0", "Last-Event-ID")
+    return _number(exchange.request.headers.get("last-event-id", "").strip() or "0", "Last-Event-ID")
 
 
 _COUNT = {"type": "integer", "minimum": 0}

@@ -92,7 +92,7 @@ async def test_contradicting_or_malformed_keys(site: Site, headers: dict[str, st
     [
         (grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_REQUEST, 400, "invalid_value", False),
         (grpc.StatusCode.INVALID_ARGUMENT, Reason.CONTEXT_LENGTH_EXCEEDED, 400, "context_length_exceeded", False),
-        (grpc.StatusCode.UNAUTHENTICATED, Reason.API_KEY_EXPIRED, 401, "invalid_api_key", False),
+        (grpc.StatusCode.UNAUTHENTICATED, Reason.API_KEY_EXPIRED, 401, "api_key_expired", False),
         (grpc.StatusCode.PERMISSION_DENIED, Reason.FORBIDDEN, 403, "forbidden", False),
         (grpc.StatusCode.NOT_FOUND, Reason.MODEL_NOT_FOUND, 404, "model_not_found", False),
         (grpc.StatusCode.ALREADY_EXISTS, Reason.IDEMPOTENCY_CONFLICT, 409, "idempotency_conflict", False),

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from jsonschema.validators import Draft202012Validator
 
 from dragoman.reasons import Reason
-from dragoman.v1.catalog_service_pb2 import Model
+from dragoman.v1.catalog_service_pb2 import Model, ModelTarget
 from dragoman_edge.app import build_routes
 from dragoman_edge.calls import Core
 from dragoman_edge.edge import Edge
@@ -156,6 +156,30 @@ async def test_health(site: Site) -> None:
         assert answer.status == 200
 
 
+async def test_health_of_the_targets(site: Site) -> None:
+    shared = ModelTarget(
+        provider="p", upstream_model="u", health=ModelTarget.HEALTH_DOWN, in_flight=1, queued=2, latency_ms=3
+    )
+    other = ModelTarget(provider="q", upstream_model="u", health=ModelTarget.HEALTH_UP)
+    site.core.models += [Model(id="a", targets=[shared, other]), Model(id="b"), Model(id="c", targets=[shared])]
+    expected = {"provider": "p", "upstream_model": "u", "health": "down", "in_flight": 1, "queued": 2, "latency_ms": 3}
+    async with site.client.get("/readyz?verbose") as answer:
+        told = await answer.json()
+    assert told["status"] == "ready"
+    assert told["targets"][0] == {**expected, "models": ["a", "c"]}
+    assert [(target["provider"], target["health"]) for target in told["targets"]] == [("p", "down"), ("q", "up")]
+    await site.core.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    async with site.client.get("/readyz?verbose") as answer:
+        assert answer.status == 503
+        assert (await answer.json())["targets"] == told["targets"]
+
+
+async def test_health_of_the_targets_is_not_for_everybody(site: Site) -> None:
+    site.core.models += [Model(id="a", targets=[ModelTarget(provider="p", upstream_model="u")])]
+    answer = await site.send(b"GET /readyz?verbose HTTP/1.0\r\nHost: x\r\n\r\n")
+    assert answer.endswith(b'\r\n\r\n{"status":"ready"}')
+
+
 async def test_metrics(site: Site) -> None:
     async with site.client.get("/healthz"), site.client.get("/nowhere"):
         pass
@@ -235,11 +259,33 @@ class TestCors:
             await answer.read()
 
 
+CONTENT = {"parts": [{"text": "x"}]}
+BODIES: dict[str, dict[str, Any]] = {
+    "/completions": {"model": "alchemyst-ai/alchemyst-c1", "messages": [{"role": "user", "content": "x"}]},
+    "/embeddings": {"input": "x"},
+    ":generateContent": {"contents": [CONTENT]},
+    ":streamGenerateContent": {"contents": [CONTENT]},
+    ":embedContent": {"content": CONTENT},
+    ":batchEmbedContents": {"requests": [{"content": CONTENT}]},
+}
+"""Bodies of requests, by how their paths end."""
+PLACES = {
+    "run_id": RUN_ID,
+    "model_id": "local/small",
+    "proxyUrl": "https://api.example.org/v1",
+    "OpenAIAPIKey": "sk-theirs",
+    "geminiUrl": "generativelanguage.googleapis.com",
+    "modelNameAndTask": "m:generateContent",
+}
+"""What stands for the variable parts of paths."""
+
+
 class TestDocumentation:
     async def test_it_describes_the_routes_and_nothing_else(self, site: Site) -> None:
         channel = grpc.aio.insecure_channel("unix:/nowhere")
         edge = Edge(Core(channel), SETTINGS, EdgeMetrics(type(site.registry)()), site.registry)
-        routes = {(route.method, re.sub(r"\.\.\.", "", route.path)) for route in build_routes(edge)}
+        documented = [route for route in build_routes(edge) if route.documented]
+        routes = {(route.method, re.sub(r"\.\.\.", "", route.path)) for route in documented}
         await channel.close()
         document = await self.document(site)
         described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
@@ -249,10 +295,10 @@ class TestDocumentation:
         add_models(site)
         for path, methods in (await self.document(site))["paths"].items():
             for method in methods:
-                url = path.replace("{run_id}", RUN_ID).replace("{model_id}", "local/small")
+                url = re.sub(r"\{(\w+)\}", lambda match: PLACES[match[1]], path)
                 script = site.core.script()
                 script.push(started(), completed())
-                body = {"messages": [{"role": "user", "content": "x"}]} if path.endswith("completions") else None
+                body = next((body for end, body in BODIES.items() if url.endswith(end)), None)
                 async with site.client.request(method, url, json=body) as answer:
                     assert answer.status == 200, (method, path)
                     assert answer.content_type in methods[method]["responses"]["200"]["content"]
@@ -279,6 +325,12 @@ class TestDocumentation:
             self.check(document, "Error", await answer.json())
         async with site.client.get(f"/v1/runs/{RUN_ID}") as answer:
             self.check(document, "RunAnswer", await answer.json())
+        body = BODIES[":generateContent"]
+        self.check(document, "gemini.GenerateContentRequest", body)
+        async with site.client.post("/v1beta/models/m:generateContent", json=body) as answer:
+            self.check(document, "gemini.GenerateContentResponse", await answer.json())
+        async with site.client.post("/v1beta/models/m:generateContent", json={}) as answer:
+            self.check(document, "gemini.ErrorResponse", await answer.json())
 
     async def test_the_page(self, site: Site) -> None:
         async with site.client.get("/docs") as answer:

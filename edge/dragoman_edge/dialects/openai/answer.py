@@ -12,6 +12,7 @@ import orjson
 
 from dragoman.v1.event_pb2 import FinishReason
 from dragoman.v1.message_pb2 import TOOL_KIND_CUSTOM
+from dragoman_edge.calls import raise_unless_completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +29,14 @@ _FINISH_REASONS: dict[int, str] = {
     FinishReason.FINISH_REASON_TOOL_CALLS: "tool_calls",
     FinishReason.FINISH_REASON_CONTENT_FILTER: "content_filter",
 }
+
+_PLAIN = (
+    b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[{"index":%d,"message":'
+    b'{"role":"assistant","content":%b,"refusal":null},"logprobs":null,"finish_reason":"%b"}]%b}'
+)
+"""One text, as most answers are: rendered without an object for each brace."""
+
+_dumps = orjson.dumps
 
 
 class AnswerOptions(NamedTuple):
@@ -50,10 +59,10 @@ def options_of(request: ChatCompletionRequest) -> AnswerOptions:
     """Returns what of a request shapes its answer."""
     stream_options = request.get("stream_options")
     return AnswerOptions(
-        model=request.get("model") or "",
-        logprobs=bool(request.get("logprobs")),
-        include_usage=bool(stream_options and stream_options.get("include_usage")),
-        legacy_functions=request.get("functions") is not None,
+        request.get("model") or "",
+        bool(request.get("logprobs")),
+        bool(stream_options and stream_options.get("include_usage")),
+        request.get("functions") is not None,
     )
 
 
@@ -69,8 +78,32 @@ def finish_reason(reason: int, options: AnswerOptions) -> str:
 
 
 def render_completion(run: Run, options: AnswerOptions) -> bytes:
-    """Renders a completed run as a `chat.completion` object."""
-    completion = {
+    """Renders a run that has ended as a `chat.completion` object.
+
+    Raises:
+        EdgeError: If it failed or was cancelled.
+    """
+    raise_unless_completed(run)
+    choices = run.choices[:]
+    if len(choices) == 1 and not options.logprobs:
+        choice = choices[0]
+        parts = choice.message.parts[:]
+        if len(parts) == 1 and parts[0].WhichOneof("kind") == "text":
+            return _PLAIN % (
+                _dumps(completion_id(run.id)),
+                run.create_time.seconds,
+                _dumps(options.model or run.model),
+                choice.index,
+                _dumps(parts[0].text.text),
+                finish_reason(choice.finish_reason, options).encode(),
+                b',"usage":%b' % _dumps(usage_object(run.usage)) if run.HasField("usage") else b"",
+            )
+    return _dumps(completion_object(run, options))
+
+
+def completion_object(run: Run, options: AnswerOptions) -> dict[str, Any]:
+    """Returns the `chat.completion` object of a run that has completed, whatever the model said."""
+    completion: dict[str, Any] = {
         "id": completion_id(run.id),
         "object": "chat.completion",
         "created": run.create_time.seconds,
@@ -79,7 +112,7 @@ def render_completion(run: Run, options: AnswerOptions) -> bytes:
     }
     if run.HasField("usage"):
         completion["usage"] = usage_object(run.usage)
-    return orjson.dumps(completion)
+    return completion
 
 
 def _choice(choice: Choice, options: AnswerOptions) -> dict[str, Any]:
@@ -166,18 +199,20 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
     if usage.HasField("input_details"):
         read = usage.input_details
-        answer["prompt_tokens_details"] = {"cached_tokens": read.cached_tokens, "audio_tokens": read.audio_tokens}
-        answer["prompt_tokens_details"] |= _where_set(read, ("cache_write_tokens", "image_tokens", "text_tokens"))
+        details = {"cached_tokens": read.cached_tokens, "audio_tokens": read.audio_tokens}
+        for name in ("cache_write_tokens", "image_tokens", "text_tokens"):
+            if value := getattr(read, name):
+                details[name] = value
+        answer["prompt_tokens_details"] = details
     if usage.HasField("output_details"):
         written = usage.output_details
-        answer["completion_tokens_details"] = {
+        details = {
             "reasoning_tokens": written.reasoning_tokens,
             "audio_tokens": written.audio_tokens,
             "accepted_prediction_tokens": written.accepted_prediction_tokens,
             "rejected_prediction_tokens": written.rejected_prediction_tokens,
-        } | _where_set(written, ("text_tokens",))
+        }
+        if text := written.text_tokens:
+            details["text_tokens"] = text
+        answer["completion_tokens_details"] = details
     return answer
-
-
-def _where_set(details: object, names: tuple[str, ...]) -> dict[str, int]:
-    return {name: value for name in names if (value := getattr(details, name))}

@@ -7,6 +7,8 @@ from typing import Any, Literal, NotRequired, TypeAlias
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
+from dragoman_edge.dialects.openai.embeddings import EmbeddingList
+
 _SHAPE = ConfigDict(strict=True, extra="forbid")
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
@@ -144,14 +146,40 @@ class ChatCompletionChunk(TypedDict):
     usage: NotRequired[Usage | None]
 
 
+class Range(TypedDict):
+    """From where to where a number may be."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    min: float
+    max: float
+
+
+class Pricing(TypedDict):
+    """What a million tokens cost, in millionths of the currency."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    currency: str
+    input_micros: int
+    output_micros: int
+    cached_input_micros: NotRequired[int]
+
+
 class Model(TypedDict):
-    """A model that can be asked for."""
+    """A model that can be asked for; what is not known of it is not there."""
 
     __pydantic_config__ = _SHAPE  # type: ignore[misc]
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    context_length: NotRequired[int]
+    max_output_tokens: NotRequired[int]
+    input_modalities: NotRequired[list[str]]
+    output_modalities: NotRequired[list[str]]
+    capabilities: NotRequired[list[str]]
+    limits: NotRequired[dict[str, Range]]
+    defaults: NotRequired[dict[str, float]]
+    pricing: NotRequired[Pricing]
 
 
 class ModelList(TypedDict):
@@ -180,5 +208,6 @@ class Error(TypedDict):
 
 
 ANSWERS: dict[str, TypeAdapter[Any]] = {
-    shape.__name__: TypeAdapter(shape) for shape in (ChatCompletion, ChatCompletionChunk, Model, ModelList, Error)
+    shape.__name__: TypeAdapter(shape)
+    for shape in (ChatCompletion, ChatCompletionChunk, EmbeddingList, Model, ModelList, Error)
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
 from dragoman.reasons import Reason
+from dragoman_edge.dialects.dialect import ErrorAnswer
 
 if TYPE_CHECKING:
     from dragoman_edge.errors import EdgeError
@@ -45,8 +45,8 @@ TABLE: dict[Reason, Row] = {
     Reason.REQUEST_TOO_LARGE: Row(413, REQUEST, "request_too_large"),
     Reason.API_KEY_MISSING: Row(401, REQUEST, "invalid_api_key"),
     Reason.API_KEY_INVALID: Row(401, REQUEST, "invalid_api_key"),
-    Reason.API_KEY_EXPIRED: Row(401, REQUEST, "invalid_api_key"),
-    Reason.API_KEY_REVOKED: Row(401, REQUEST, "invalid_api_key"),
+    Reason.API_KEY_EXPIRED: Row(401, REQUEST, "api_key_expired"),
+    Reason.API_KEY_REVOKED: Row(401, REQUEST, "api_key_disabled"),
     Reason.FORBIDDEN: Row(403, REQUEST, "forbidden"),
     Reason.NOT_FOUND: Row(404, REQUEST, "not_found"),
     Reason.MODEL_NOT_FOUND: Row(404, REQUEST, "model_not_found"),
@@ -54,6 +54,8 @@ TABLE: dict[Reason, Row] = {
     Reason.IDEMPOTENCY_CONFLICT: Row(409, REQUEST, "idempotency_conflict"),
     Reason.EVENTS_EVICTED: Row(410, REQUEST, "events_evicted"),
     Reason.WATCHER_TOO_SLOW: Row(503, SERVER, "watcher_too_slow", retryable=True),
+    Reason.UPSTREAM_NOT_ALLOWED: Row(400, REQUEST, "upstream_not_allowed"),
+    Reason.UPSTREAM_AUTH: Row(401, REQUEST, "upstream_auth"),
     Reason.OVERLOADED: Row(503, SERVER, "overloaded", retryable=True, retry_after=1),
     Reason.MODEL_NOT_READY: Row(503, SERVER, "model_not_ready", retryable=True, retry_after=2),
     Reason.SHUTTING_DOWN: Row(503, SERVER, "shutting_down", retryable=True, retry_after=1),
@@ -71,21 +73,6 @@ TABLE: dict[Reason, Row] = {
     Reason.UNIMPLEMENTED: Row(501, SERVER, "unimplemented"),
     Reason.INTERNAL: Row(500, SERVER, "internal_error", retryable=True),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorAnswer:
-    """An error, ready to be sent.
-
-    Attributes:
-        status: The HTTP status.
-        body: The JSON object with the one member `error`.
-        headers: What else the answer says: whether and when to try again.
-    """
-
-    status: int
-    body: bytes
-    headers: dict[str, str]
 
 
 def render_error(error: EdgeError) -> ErrorAnswer:
@@ -108,14 +95,20 @@ def render_error(error: EdgeError) -> ErrorAnswer:
 def error_body(error: EdgeError) -> bytes:
     """Returns the JSON object that describes an error; all four members are always there."""
     row = TABLE[error.reason]
+    param, message = param_and_message(error)
+    return orjson.dumps(
+        {"error": {"message": message, "type": row.type, "param": param, "code": error.code or row.code}}
+    )
+
+
+def param_and_message(error: EdgeError) -> tuple[str | None, str]:
+    """Returns the parameter at fault, if there is one, and what is wrong, both in the words of this dialect."""
     param, message = error.param or param_of_field(error.field) or None, error.message
     if error.reason is Reason.MODEL_NOT_FOUND:
         param = "model"
     if param and error.field:
         message = message.replace(error.field, param)
-    return orjson.dumps(
-        {"error": {"message": message, "type": row.type, "param": param, "code": error.code or row.code}}
-    )
+    return param, message
 
 
 _WHOLE_FIELDS = {
@@ -125,6 +118,7 @@ _WHOLE_FIELDS = {
     "spec.detach_ttl": "X-Dragoman-Disconnect",
 }
 _PARTS_OF_FIELDS = (
+    (re.compile(r"^inputs\b(\[\d+\])?(\.text|\.tokens)?"), r"input\1"),  # of embeddings
     (re.compile(r"^(spec\.)?(chat\.)?(sampling\.)?"), ""),
     (re.compile(r"\bmax_output_tokens\b"), "max_completion_tokens"),
     (re.compile(r"\bchoice_count\b"), "n"),

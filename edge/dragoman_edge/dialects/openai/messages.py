@@ -42,7 +42,9 @@ def add_messages(spec: ChatSpec, messages: Iterable[schemas.Message]) -> None:
         target = add_message()
         target.role = _ROLES[message["role"]]
         content = message.get("content")
-        if message["role"] == "assistant":
+        if len(message) == 2 and isinstance(content, str):  # with the role, it is all that this message has
+            target.parts.add().text.text = content
+        elif message["role"] == "assistant":
             _add_assistant(target, message, f"messages[{index}]", f"call_{index}", function_calls)
         elif message["role"] == "tool":
             result = target.parts.add().tool_result

@@ -15,6 +15,7 @@ from dragoman.v1.message_pb2 import TOOL_KIND_CUSTOM
 from dragoman_edge.calls import error_of_cancellation, error_of_failure
 from dragoman_edge.dialects.openai.answer import completion_id, finish_reason, logprobs_object, usage_object
 from dragoman_edge.dialects.openai.errors import error_body
+from dragoman_edge.dialects.text import EVENT_STREAM, PING, quoted
 from dragoman_edge.errors import EdgeError
 
 if TYPE_CHECKING:
@@ -27,22 +28,6 @@ if TYPE_CHECKING:
 DONE = b"data: [DONE]\n\n"
 
 _dumps = orjson.dumps
-
-
-def _quoted(text: str) -> bytes:
-    """Returns a text as a JSON string.
-
-    What Unicode calls a line end and JSON does not is escaped: many clients split streams with their language's idea of
-    lines.
-    """
-    quoted = _dumps(text)
-    if text.isascii():
-        return quoted
-    return (
-        quoted.replace(b"\xe2\x80\xa8", b"\\u2028")
-        .replace(b"\xe2\x80\xa9", b"\\u2029")
-        .replace(b"\xc2\x85", b"\\u0085")
-    )
 
 
 class _Choice:
@@ -68,6 +53,8 @@ class ChatRenderer:
     """Renders one run for one client. It does no I/O and knows nothing but the events it was given.
 
     Attributes:
+        media_type: The media type of the stream.
+        keep_alive: What is sent when there is nothing to say.
         ended: Whether the run has ended: nothing follows.
         failure: Why the run failed, once it has; `fail` renders it.
     """
@@ -75,6 +62,7 @@ class ChatRenderer:
     __slots__ = (
         "_choices",
         "_content_tail",
+        "_error_body",
         "_head",
         "_last_rendered",
         "_logprobs",
@@ -85,11 +73,14 @@ class ChatRenderer:
         "ended",
         "failure",
     )
+    media_type = EVENT_STREAM
+    keep_alive = PING
 
-    def __init__(self, options: AnswerOptions) -> None:
+    def __init__(self, options: AnswerOptions, error_body: Callable[[EdgeError], bytes] = error_body) -> None:
         self.ended = False
         self.failure: EdgeError | None = None
         self._options = options
+        self._error_body = error_body
         self._logprobs = options.logprobs
         self._run_id = ""
         self._head = b""
@@ -97,36 +88,39 @@ class ChatRenderer:
         self._content_tail = b'},"logprobs":null,"finish_reason":null}]' + self._tail
         self._usage: dict[str, Any] | None = None
         self._choices: dict[int, _Choice] = {}
-        self._last_rendered = 0
+        self._last_rendered: RunEvent | None = None  # its sequence is seldom asked for
 
     def render(self, batch: StreamRunResponse) -> bytes:
         """Returns the chunks of a batch, as they go on the wire; empty if the client need not know of it."""
         chunks: list[bytes] = []
         choices = self._choices
         for event in batch.events[:]:  # one list is cheaper than to ask the field for each of its items
-            kind = event.WhichOneof("kind")
-            if kind == "text_delta":
+            if event.HasField("text_delta"):  # most are, and to ask for one kind is cheaper than to ask which
                 delta = event.text_delta
-                choice = choices.get(delta.choice_index) or self._open(chunks, delta.choice_index, b'""')
+                index, said = delta.choice_index, delta.text
+                choice = choices.get(index) or self._open(chunks, index, b'""')
                 if self._logprobs and delta.logprobs:
                     logprobs = _dumps(logprobs_object(delta.logprobs, ()))
-                    self._chunk(chunks, choice, b'{"content":%b}' % _quoted(delta.text), logprobs)
+                    self._chunk(chunks, choice, b'{"content":%b}' % quoted(said), logprobs)
                 else:
-                    chunks += (choice.content, _quoted(delta.text), self._content_tail)
-            elif (render := _RENDER.get(kind)) is not None:
+                    chunks += (choice.content, _dumps(said) if said.isascii() else quoted(said), self._content_tail)
+                continue
+            kind = event.WhichOneof("kind")
+            if (render := _RENDER.get(kind)) is not None:
                 self._run_id = batch.run_id
                 render(self, event, chunks)
             elif kind is None and not event.ignorable:
                 self._fail(EdgeError("The run did what this dialect cannot tell.", reason=Reason.UNIMPLEMENTED))
             if self.ended:
                 break
-        if chunks:
-            self._last_rendered = event.sequence
+        if not chunks:
+            return b""
+        self._last_rendered = event
         return b"".join(chunks)
 
     def fail(self, error: EdgeError) -> bytes:
         """Returns the end of a stream that went wrong after it began."""
-        return b"data: %b\n\n%b" % (error_body(error), DONE)
+        return b"data: %b\n\n%b" % (self._error_body(error), DONE)
 
     def _fail(self, error: EdgeError) -> None:
         self.ended = True
@@ -163,13 +157,13 @@ class ChatRenderer:
         delta = event.reasoning_delta
         if delta.text:
             choice = self._open(chunks, delta.choice_index, b'""')
-            self._chunk(chunks, choice, b'{"reasoning_content":%b}' % _quoted(delta.text))
+            self._chunk(chunks, choice, b'{"reasoning_content":%b}' % quoted(delta.text))
 
     def _refusal(self, event: RunEvent, chunks: list[bytes]) -> None:
         delta = event.refusal_delta
         choice = self._open(chunks, delta.choice_index, b'""')
         logprobs = _dumps(logprobs_object((), delta.logprobs)) if self._logprobs else b"null"
-        self._chunk(chunks, choice, b'{"refusal":%b}' % _quoted(delta.text), logprobs)
+        self._chunk(chunks, choice, b'{"refusal":%b}' % quoted(delta.text), logprobs)
 
     def _tool_call_started(self, event: RunEvent, chunks: list[bytes]) -> None:
         call = event.tool_call_started
@@ -191,7 +185,7 @@ class ChatRenderer:
     def _tool_call_arguments(self, event: RunEvent, chunks: list[bytes]) -> None:
         more = event.tool_call_arguments_delta
         choice = self._open(chunks, more.choice_index, b"null")
-        text = _quoted(more.arguments)
+        text = quoted(more.arguments)
         if self._options.legacy_functions:
             delta = b'{"function_call":{"arguments":%b}}' % text
         elif more.call_index in choice.custom_calls:
@@ -234,7 +228,8 @@ class ChatRenderer:
             self._usage = usage_object(event.usage_reported.run_total)
 
     def _step_restarted(self, event: RunEvent, chunks: list[bytes]) -> None:
-        if chunks or self._last_rendered >= event.step_restarted.discards_from_sequence:
+        last = 0 if self._last_rendered is None else self._last_rendered.sequence
+        if chunks or last >= event.step_restarted.discards_from_sequence:
             message = (
                 f"The run {self._run_id} began a step again, and what this stream said of it is void: read the run."
             )

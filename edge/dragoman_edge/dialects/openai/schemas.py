@@ -449,6 +449,10 @@ class ChatCompletionRequest(TypedDict, total=False):
         Annotated[float, Field(gt=0)] | None,
         Field(description="Extension: multiplicative penalty on repeated tokens; 1 means none."),
     ]
+    task_profile: Annotated[
+        Literal["general", "coding", "reasoning"] | None,
+        Field(description="Extension: what the answer is for; picks the model's sampling values where they are open."),
+    ]
     chat_template_kwargs: Annotated[
         JsonObject | None, Field(description="Extension: variables of the model's chat template.")
     ]

@@ -1,4 +1,4 @@
-"""Translates a checked request into the contract: one small function per parameter, applied to those that are given."""
+"""Translates a checked request into the contract: a table or one small function for each parameter that is given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from dragoman.v1.run_pb2 import TaskProfile
 from dragoman.v1.sampling_pb2 import Modality, ReasoningEffort, Verbosity
 from dragoman.v1.tool_pb2 import GrammarSyntax, NamedTool, ToolMode
 from dragoman_edge.dialects.openai.messages import add_content, add_messages
@@ -22,23 +23,56 @@ _SYNTAXES = {"lark": GrammarSyntax.GRAMMAR_SYNTAX_LARK, "regex": GrammarSyntax.G
 _MODALITIES = {"text": Modality.MODALITY_TEXT, "audio": Modality.MODALITY_AUDIO}
 
 
+_SHAPE_THE_ANSWER = frozenset({"stream", "stream_options"})
+"""Parameters that say nothing of the run."""
+
+_COPIED = frozenset(
+    {
+        "model",
+        "parallel_tool_calls",
+        "service_tier",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "store",
+    }
+)
+"""Parameters that the contract has, by the same name."""
+
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "n": "choice_count",
+    "seed": "seed",
+    "logprobs": "logprobs",
+    "top_logprobs": "top_logprobs",
+}
+"""Parameters that steer the choice of tokens, and their names in the contract."""
+
+
 def fill_chat_spec(spec: ChatSpec, request: ChatCompletionRequest) -> None:
     """Fills an empty spec with what the request asks for.
 
     Raises:
         EdgeError: If a value makes no sense (broken base64, a token id that is no number).
     """
+    sampling = spec.sampling
     for name, value in request.items():
-        if value is not None:
+        if value is None or name in _SHAPE_THE_ANSWER:
+            continue
+        if (field := _SAMPLING.get(name)) is not None:
+            setattr(sampling, field, value)
+        elif name in _COPIED:
+            setattr(spec, name, value)
+        else:
             _FILL[name](spec, value)
-
-
-def _copy(field: str) -> Callable[[ChatSpec, Any], None]:
-    return lambda spec, value: setattr(spec, field, value)
-
-
-def _copy_sampling(field: str) -> Callable[[ChatSpec, Any], None]:
-    return lambda spec, value: setattr(spec.sampling, field, value)
 
 
 def _copy_json(field: str) -> Callable[[ChatSpec, Any], None]:
@@ -47,10 +81,6 @@ def _copy_json(field: str) -> Callable[[ChatSpec, Any], None]:
 
 def _copy_enum(field: str, enum: Any, prefix: str) -> Callable[[ChatSpec, Any], None]:
     return lambda spec, value: setattr(spec, field, enum.Value(prefix + value.upper()))
-
-
-def _nothing(_spec: ChatSpec, _value: Any) -> None:
-    """For parameters that shape the answer, not the run."""
 
 
 def _fill_stop(spec: ChatSpec, value: str | list[str]) -> None:
@@ -158,44 +188,23 @@ def _fill_top_k(spec: ChatSpec, value: int) -> None:
 
 
 _FILL: dict[str, Callable[[ChatSpec, Any], None]] = {
-    "model": _copy("model"),
     "messages": add_messages,
-    "stream": _nothing,
-    "stream_options": _nothing,
-    "temperature": _copy_sampling("temperature"),
-    "top_p": _copy_sampling("top_p"),
     "top_k": _fill_top_k,
-    "min_p": _copy_sampling("min_p"),
-    "frequency_penalty": _copy_sampling("frequency_penalty"),
-    "presence_penalty": _copy_sampling("presence_penalty"),
-    "repetition_penalty": _copy_sampling("repetition_penalty"),
-    "max_completion_tokens": _copy_sampling("max_output_tokens"),
-    "max_tokens": _copy_sampling("max_output_tokens"),
-    "n": _copy_sampling("choice_count"),
     "stop": _fill_stop,
-    "seed": _copy_sampling("seed"),
-    "logprobs": _copy_sampling("logprobs"),
-    "top_logprobs": _copy_sampling("top_logprobs"),
     "logit_bias": _fill_logit_bias,
     "response_format": _fill_response_format,
     "tools": _fill_tools,
     "tool_choice": _fill_tool_choice,
-    "parallel_tool_calls": _copy("parallel_tool_calls"),
     "functions": _fill_functions,
     "function_call": _fill_function_call,
     "reasoning_effort": _copy_enum("reasoning_effort", ReasoningEffort, "REASONING_EFFORT_"),
+    "task_profile": _copy_enum("task_profile", TaskProfile, "TASK_PROFILE_"),
     "verbosity": _copy_enum("verbosity", Verbosity, "VERBOSITY_"),
     "modalities": _fill_modalities,
     "audio": _fill_audio,
     "prediction": _fill_prediction,
-    "service_tier": _copy("service_tier"),
-    "user": _copy("user"),
-    "safety_identifier": _copy("safety_identifier"),
-    "prompt_cache_key": _copy("prompt_cache_key"),
-    "prompt_cache_retention": _copy("prompt_cache_retention"),
     "prompt_cache_options": _copy_json("prompt_cache_options_json"),
     "metadata": _fill_metadata,
-    "store": _copy("store"),
     "moderation": _copy_json("moderation_json"),
     "web_search_options": _copy_json("web_search_options_json"),
     "chat_template_kwargs": _copy_json("chat_template_kwargs_json"),

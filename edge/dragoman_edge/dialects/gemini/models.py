@@ -1,0 +1,35 @@
+"""Renders models of the catalogue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragoman.v1.catalog_service_pb2 import Model
+    from dragoman_edge.dialects.gemini.request import Json
+
+_METHODS = ["generateContent", "streamGenerateContent"]
+
+
+def model_object(model: Model) -> Json:
+    """Returns a model, with what is known of it."""
+    can = model.capabilities
+    made: Json = {
+        "name": f"models/{model.id}",
+        "version": model.upstream_model,
+        "displayName": model.id,
+        "supportedGenerationMethods": [] if can.embeddings and not can.chat else _METHODS,
+    }
+    known = {
+        "inputTokenLimit": model.context_length,
+        "outputTokenLimit": model.max_output_tokens,
+        "thinking": can.reasoning,
+    }
+    made |= {name: value for name, value in known.items() if value}
+    defaults = {"temperature": "temperature", "topP": "top_p", "topK": "top_k"}
+    made |= {name: model.defaults[of] for name, of in defaults.items() if of in model.defaults}
+    if "topK" in made:
+        made["topK"] = int(made["topK"])
+    if "temperature" in model.limits:
+        made["maxTemperature"] = model.limits["temperature"].max
+    return made

@@ -1,0 +1,69 @@
+"""The client dialects. A new one is a folder beside this file, a row here, and its routes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dragoman_edge.dialects.alchemyst import errors as alchemyst_errors
+from dragoman_edge.dialects.dialect import Dialect
+from dragoman_edge.dialects.gemini import errors as gemini_errors
+from dragoman_edge.dialects.openai import errors as openai_errors
+
+REFERENCE = "#/components/schemas/{model}"
+"""Where the documentation has the schemas."""
+
+
+def _openai_schemas() -> dict[str, Any]:
+    from dragoman_edge.dialects.openai.documentation import load_schemas
+
+    return load_schemas(REFERENCE)
+
+
+def _gemini_schemas() -> dict[str, Any]:
+    from dragoman_edge.dialects.gemini.schemas import json_schemas
+
+    prefix = "gemini."  # other dialects have a Model and a Tool too
+    schemas = json_schemas(REFERENCE.replace("{model}", prefix + "{model}"))
+    return {prefix + name: schema for name, schema in schemas.items()}
+
+
+def _openai_proxy_schemas() -> dict[str, Any]:
+    from dragoman_edge.dialects.alchemyst.documentation import load_schemas
+
+    return load_schemas()
+
+
+OPENAI = Dialect(
+    name="openai",
+    render_error=openai_errors.render_error,
+    load_schemas=_openai_schemas,
+    error_schema="Error",
+    codes=frozenset(row.code for row in openai_errors.TABLE.values() if row.code),
+    prefix="/",
+)
+GEMINI = Dialect(
+    name="gemini",
+    render_error=gemini_errors.render_error,
+    load_schemas=_gemini_schemas,
+    error_schema="gemini.ErrorResponse",
+    codes=frozenset(row.status for row in gemini_errors.TABLE.values()),
+    prefix="/v1beta/",
+)
+OPENAI_PROXY = Dialect(
+    name="openai_proxy",
+    render_error=alchemyst_errors.render_openai_error,
+    load_schemas=_openai_proxy_schemas,
+    error_schema="proxy.Error",
+    codes=alchemyst_errors.CODES,
+    prefix="/api/v1/proxy/",
+    secret_paths=True,
+)
+GEMINI_PROXY = replace(GEMINI, name="gemini_proxy", render_error=alchemyst_errors.render_gemini_error)
+"""It has no paths of its own where there is no route."""
+DIALECTS = (GEMINI, OPENAI_PROXY, OPENAI)
+
+
+def dialect_of(path: str) -> Dialect:
+    """Returns the dialect in which a path without a route is answered."""
+    return next((dialect for dialect in DIALECTS if path.startswith(dialect.prefix)), OPENAI)

@@ -1,0 +1,31 @@
+"""What dialects write into streams that are read line by line."""
+
+from __future__ import annotations
+
+import orjson
+
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+"""The media type of server-sent events."""
+
+PING = b": ping\n"
+"""A comment. One newline only: clients that saw an `id:` take a blank line after it for an empty event, and choke."""
+
+_dumps = orjson.dumps
+
+
+def quoted(text: str) -> bytes:
+    """Returns a text as a JSON string on one line."""
+    rendered = _dumps(text)
+    return rendered if text.isascii() else one_line(rendered)
+
+
+def one_line(rendered: bytes) -> bytes:
+    """Returns rendered JSON with what Unicode calls a line end, and JSON does not, escaped.
+
+    Many clients split streams with their language's idea of lines.
+    """
+    return (
+        rendered.replace(b"\xe2\x80\xa8", b"\\u2028")
+        .replace(b"\xe2\x80\xa9", b"\\u2029")
+        .replace(b"\xc2\x85", b"\\u0085")
+    )

@@ -1,0 +1,155 @@
+"""A request, as handlers see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from dragoman_edge.http.errors import BodyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dragoman_edge.http.body import Body
+    from dragoman_edge.http.stream import Stream
+
+
+class Wire(Protocol):
+    """What a request needs of the connection that it came on."""
+
+    def ask_for_body(self) -> None:
+        """Tells a client that waits for it to send its body."""
+
+    async def receive(self, request: Request, limit: int) -> None:
+        """Waits until the body of a request is complete, or larger than `limit`.
+
+        Raises:
+            BodyError: If it comes too slowly, or breaks off.
+        """
+
+    def begin(self, request: Request, status: int, headers: Mapping[str, str], first: bytes, *, last: bool) -> Stream:
+        """Begins an answer whose length is not known."""
+
+
+class Request:
+    """A request. Its head is complete; its body may still be on its way.
+
+    Attributes:
+        method: The method.
+        raw_target: The request target, as it stands in the request line.
+        path: The path in it, still encoded; `*` or an authority for the methods that have no path.
+        query: The query in it, still encoded, without the question mark.
+        minor: 1 for HTTP/1.1, 0 for HTTP/1.0.
+        headers: The headers by lower-case name; of repeated ones the first.
+        lines: The header lines as they came.
+        repeats: Whether a header came twice.
+        keep_alive: Whether the client wants to go on using the connection.
+        body: The body on its way; `read` returns it.
+        stream: The answer, if it has begun and its length is not known.
+    """
+
+    __slots__ = (
+        "body",
+        "headers",
+        "keep_alive",
+        "lines",
+        "method",
+        "minor",
+        "path",
+        "query",
+        "raw_target",
+        "repeats",
+        "stream",
+        "wire",
+    )
+
+    wire: Wire
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        minor: int,
+        headers: dict[str, str],
+        lines: list[str],
+        body: Body,
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.raw_target = target
+        self.path, _, self.query = (target if target[:1] == "/" else _origin_form(target)).partition("?")
+        self.minor = minor
+        self.headers = headers
+        self.lines = lines
+        self.repeats = len(headers) != len(lines)
+        self.body = body
+        self.keep_alive = keep_alive
+        self.stream: Stream | None = None
+
+    def all_values(self, name: str) -> list[str]:
+        """Returns all values of a header; the name is in lower case."""
+        if name not in self.headers:
+            return []
+        if not self.repeats:
+            return [self.headers[name]]
+        return [value for given, value in self.fields() if given.lower() == name]
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Returns the headers as they came, in their order."""
+        split = (line.partition(":") for line in self.lines)
+        return [(name, value.strip(" \t")) for name, _, value in split]
+
+    def whole(self, limit: int) -> bytes | None:
+        """Returns the whole body if it has come with the head, and nothing is to be said about it; None if not."""
+        body = self.body
+        if not body.complete or body.unread > limit or "expect" in self.headers:
+            return None
+        return body.take()
+
+    async def read(self, limit: int) -> bytes:
+        """Returns the whole body. It does not wait if the body has come with the head.
+
+        Raises:
+            BodyError: If it is larger than `limit` bytes, comes too slowly, or breaks off.
+        """
+        body = self.body
+        if body.declared is not None and body.declared > limit:
+            raise _too_large(limit)
+        if "expect" in self.headers and self.headers["expect"].lower() == "100-continue" and self.minor:
+            self.wire.ask_for_body()
+        if not body.complete:
+            await self.wire.receive(self, limit)
+        if body.unread > limit:
+            raise _too_large(limit)
+        return body.take()
+
+    def begin(self, headers: Mapping[str, str], first: bytes, *, last: bool = False, status: int = 200) -> Stream:
+        """Begins an answer whose length is not known: the head and the first bytes of its body are one write.
+
+        Raises:
+            ValueError: If a header holds a line break.
+        """
+        self.stream = self.wire.begin(self, status, headers, first, last=last)
+        return self.stream
+
+
+def _origin_form(target: str) -> str:
+    """Returns path and query of a target; proxies may send the whole address."""
+    if target.startswith("/"):
+        return target
+    scheme, found, rest = target.partition("://")
+    if not found or not scheme.isalpha():
+        return target
+    for index, mark in enumerate(rest):
+        if mark == "/":
+            return rest[index:]
+        if mark == "?":
+            return "/" + rest[index:]
+    return "/"
+
+
+def _too_large(limit: int) -> BodyError:
+    return BodyError(
+        f"The request body is larger than the {limit} bytes that this server takes.",
+        status=413,
+        code="request_too_large",
+    )

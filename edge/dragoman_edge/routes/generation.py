@@ -1,0 +1,124 @@
+"""What all dialects have in common: a run, answered whole or as a stream, and the headers that shape it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from dragoman.streaming import open_stream
+from dragoman.v1.run_pb2 import DisconnectPolicy, RunSpec
+from dragoman.v1.run_service_pb2 import ExecuteRunRequest, StreamRunRequest
+from dragoman_edge.calls import STREAM_RUN, answer_of
+from dragoman_edge.errors import EdgeError
+from dragoman_edge.routing import Parameter
+from dragoman_edge.served import tell_run, tell_start
+from dragoman_edge.sse import EventStream
+
+if TYPE_CHECKING:
+    from dragoman.streaming import Metadata
+    from dragoman_edge.dialects.dialect import Generation
+    from dragoman_edge.edge import Edge
+    from dragoman_edge.exchange import Exchange
+    from dragoman_edge.http.response import Response
+    from dragoman_edge.http.stream import Stream
+
+_DISCONNECT = "X-Dragoman-Disconnect"
+_DETACH_FOR = re.compile(r"detach-for=([0-9]{1,5})")
+_POLICIES = {
+    "cancel": DisconnectPolicy.DISCONNECT_POLICY_CANCEL,
+    "detach": DisconnectPolicy.DISCONNECT_POLICY_DETACH,
+}
+
+
+async def generate(
+    edge: Edge,
+    exchange: Exchange,
+    generation: Generation,
+    *,
+    credential: str | None = None,
+    metadata: Metadata | None = None,
+) -> Response | Stream:
+    """Answers a request for a generation.
+
+    Args:
+        edge: The parts of the edge.
+        exchange: The request.
+        generation: What it asks for.
+        credential: A credential that the dialect takes from elsewhere than the headers.
+        metadata: The metadata of the call, if it is not what the exchange makes of the headers and the credential.
+
+    Raises:
+        EdgeError: If the request is refused, or the run fails before there is anything to show.
+    """
+    if metadata is None:
+        metadata = exchange.metadata(credential)
+    if generation.renderer is None:
+        plain = ExecuteRunRequest()
+        generation.fill(plain.spec)
+        _apply_headers(exchange, plain)
+        run = (await answer_of(edge.core.runs.ExecuteRun(plain, metadata=metadata))).run
+        if exchange.served is not None:
+            exchange.served.take_run(run)
+        tell_run(exchange.headers, run, generation.name_of)
+        return exchange.json(generation.render(run), run_id=run.id)
+    request = StreamRunRequest()
+    generation.fill(request.spec)
+    _apply_headers(exchange, request)
+    renderer = generation.renderer()
+    if exchange.served is not None:
+        renderer = exchange.served.watching(renderer)
+    stream = EventStream(
+        exchange,
+        renderer,
+        edge.settings,
+        lambda batch: tell_start(exchange.headers, batch, generation.name_of),
+    )
+    with edge.metrics.open_stream():
+        return await stream.run(
+            lambda sink: open_stream(edge.core.channel, STREAM_RUN, request, sink, metadata=metadata)
+        )
+
+
+def _apply_headers(exchange: Exchange, request: StreamRunRequest | ExecuteRunRequest) -> None:
+    """Applies the headers that shape the run.
+
+    Raises:
+        EdgeError: If one makes no sense.
+    """
+    headers = exchange.request.headers
+    if (key := headers.get("idempotency-key")) is not None:
+        if not 0 < len(key) <= 255 or not key.isprintable():
+            raise EdgeError("The Idempotency-Key must have 1 to 255 printable characters.", param="Idempotency-Key")
+        request.request_id = key
+    if (policy := headers.get(_DISCONNECT.lower())) is not None:
+        _apply_policy(request.spec, policy.strip().lower())
+
+
+def _apply_policy(spec: RunSpec, policy: str) -> None:
+    if policy in _POLICIES:
+        spec.disconnect_policy = _POLICIES[policy]
+    elif (match := _DETACH_FOR.fullmatch(policy)) is not None:
+        spec.disconnect_policy = DisconnectPolicy.DISCONNECT_POLICY_DETACH_FOR
+        spec.detach_ttl.seconds = int(match[1])
+    else:
+        message = f"Invalid '{_DISCONNECT}': it must be cancel, detach or detach-for=SECONDS."
+        raise EdgeError(message, param=_DISCONNECT)
+
+
+PARAMETERS = (
+    Parameter(
+        "Idempotency-Key",
+        "header",
+        "Names the request: sent again, it gets the answer of the first run instead of a second run. Another request "
+        "under the same key is refused with 409.",
+        {"type": "string", "minLength": 1, "maxLength": 255},
+    ),
+    Parameter(
+        _DISCONNECT,
+        "header",
+        "What happens to the run when its last caller has gone: `cancel` it (the default), `detach` it, or "
+        "`detach-for=SECONDS`. With an Idempotency-Key the default is `detach-for=60`.",
+    ),
+    Parameter("X-Request-Id", "header", "The client's own name of the request; the answer repeats it."),
+)
+"""The parameters of every generation."""

@@ -1,4 +1,4 @@
-"""Looks at everything the server needs and says what is missing; starts and changes nothing."""
+"""Looks at everything the server needs and says what is missing; starts and changes nothing, and costs nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from dragoman.reasons import Reason
 from dragoman_cli import models, ports
 from dragoman_cli.output import say
 from dragoman_server import configuration
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from dragoman_server.settings import Settings
+    from dragoman_server.settings import ProviderSettings, Settings
+
+PROBE_TIMEOUT = 5.0
+"""Seconds that a provider may take for each of at most two answers."""
 
 
 class State(StrEnum):
@@ -47,16 +51,18 @@ class Finding:
 
 EXTRAS = {
     "server": ("sqlalchemy", "alembic", "aiosqlite", "grpc_health", "httptools", "prometheus_client"),
-    "edge": ("aiohttp", "orjson", "pydantic"),
+    "edge": ("httptools", "orjson", "pydantic"),
     "local": ("xllamacpp",),
     "postgres": ("psycopg",),
+    "litellm": ("litellm",),
+    "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
 }
 """The modules that tell whether an extra is installed."""
 
 
-def doctor(config: Path | None, flags: Mapping[str, object]) -> int:
-    """Prints all findings; returns 1 if something is broken, else 0."""
-    found = list(findings(config, flags))
+def doctor(config: Path | None, flags: Mapping[str, object], *, network: bool) -> int:
+    """Prints all findings; returns 1 if something is broken, else 0. Without `network`, no provider is called."""
+    found = list(findings(config, flags, network=network))
     width = max(len(finding.subject) for finding in found)
     for finding in found:
         first, *rest = finding.text.split("\n")
@@ -66,7 +72,7 @@ def doctor(config: Path | None, flags: Mapping[str, object]) -> int:
     return 1 if any(finding.state is State.BROKEN for finding in found) else 0
 
 
-def findings(config: Path | None, flags: Mapping[str, object]) -> Iterator[Finding]:
+def findings(config: Path | None, flags: Mapping[str, object], *, network: bool) -> Iterator[Finding]:
     """Yields what is found, most basic things first; stops early if there is no usable configuration."""
     yield Finding("python", State.OK, f"{sys.version.split()[0]} ({sys.executable})")
     try:
@@ -83,18 +89,29 @@ def findings(config: Path | None, flags: Mapping[str, object]) -> Iterator[Findi
     yield from _model(settings)
     yield from _ports(settings)
     yield _database(settings)
+    if network:
+        yield from asyncio.run(_providers(settings))
 
 
 def _extras(settings: Settings) -> Iterator[Finding]:
     url = settings.store.url.get_secret_value() if settings.store.url else ""
     needed = {"server": True, "edge": True, "local": settings.local.enabled, "postgres": url.startswith("postgres")}
+    needed["litellm"] = any(provider.dialect == "litellm" for provider in settings.providers)
+    needed["otel"] = settings.tracing.enabled
     for extra, modules in EXTRAS.items():
-        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        missing = [module for module in modules if not _is_installed(module)]
         if not missing:
             yield Finding(f"extra {extra}", State.OK, "installed")
         else:
             state = State.BROKEN if needed[extra] else State.NOTE
             yield Finding(f"extra {extra}", state, f"not installed: pip install 'dragoman[{extra}]'")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
 
 
 def _data_dir(folder: Path) -> Finding:
@@ -161,3 +178,34 @@ async def _connect(url: str) -> None:
         await store.keys.page("default", limit=1)
     finally:
         await store.close()
+
+
+async def _providers(settings: Settings) -> list[Finding]:
+    return await asyncio.gather(*map(_provider, settings.providers))
+
+
+async def _provider(settings: ProviderSettings) -> Finding:
+    from dragoman_server.providers.probe import probe
+
+    subject = f"provider {settings.name}"
+    try:
+        found = await probe(settings, PROBE_TIMEOUT)
+    except DragomanError as error:
+        return Finding(subject, State.BROKEN, _refusal(settings, error))
+    if found is None:
+        return Finding(subject, State.OK, "not asked: it has no server of its own")
+    answers = f"answers within {found.seconds * 1000:.0f} ms"
+    if settings.api_key is None:
+        return Finding(subject, State.OK, f"{answers}, without a key")
+    if found.key_accepted:
+        return Finding(subject, State.OK, f"{answers}, and takes the key")
+    return Finding(subject, State.OK, f"{answers}; whether it takes the key only a paid call would show")
+
+
+def _refusal(settings: ProviderSettings, error: DragomanError) -> str:
+    if error.reason != Reason.PROVIDER_AUTH:
+        return error.message
+    if settings.api_key is not None:
+        return "refuses the key"
+    variable = configuration.key_variable(settings)
+    return "wants a key: set its api_key" + (f", or the variable {variable}" if variable else "")

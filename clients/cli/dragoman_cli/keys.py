@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dragoman.v1.account_service_pb2 import KeyRole
-from dragoman_cli.output import CommandError, note, say
+from dragoman_cli.output import CommandError, note, say, table
 from dragoman_cli.settings import load_settings
 from dragoman_server.accounts.service import Accounts, operator
 from dragoman_server.app import store_url
@@ -60,11 +60,8 @@ def list_all(config: Path | None, flags: Mapping[str, object]) -> None:
                 found += page
         return found
 
-    rows = [("ID", "PREFIX", "ROLE", "STATE", "CREATED", "NAME")]
-    rows += [(k.id, k.prefix, _role(k), _state(k), _date(k.create_time), k.name) for k in asyncio.run(work())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    rows = [(k.id, k.prefix, _role(k), _state(k), _date(k.create_time), k.name) for k in asyncio.run(work())]
+    table(("ID", "PREFIX", "ROLE", "STATE", "CREATED", "NAME"), rows)
 
 
 def revoke(config: Path | None, flags: Mapping[str, object], key_id: str) -> None:

@@ -18,7 +18,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 keys_app = typer.Typer(name="keys", help="Manage API keys, in the database itself.", no_args_is_help=True)
-models_app = typer.Typer(name="models", help="Manage the files of the embedded model.", no_args_is_help=True)
+models_app = typer.Typer(
+    name="models", help="Show the catalogue; manage the embedded model's files.", no_args_is_help=True
+)
 app.add_typer(keys_app)
 app.add_typer(models_app)
 
@@ -91,11 +93,23 @@ def chat(
 
 
 @app.command()
-def doctor(config: Config = None, data_dir: DataDir = None) -> None:
+def doctor(
+    network: Annotated[bool, typer.Option(help="Ask the providers whether they are there and take their keys.")] = True,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
     """Say what is missing or wrong on this machine; exit code 1 if the server would not work."""
     from dragoman_cli import doctor as doctors
 
-    sys.exit(doctors.doctor(config, {"server.data_dir": data_dir}))
+    sys.exit(doctors.doctor(config, {"server.data_dir": data_dir}, network=network))
+
+
+@app.command()
+def vendors() -> None:
+    """List the vendors that a provider of the configuration can name."""
+    from dragoman_cli import catalogue
+
+    catalogue.list_vendors()
 
 
 @app.command()
@@ -141,8 +155,22 @@ def revoke_key(
 
 
 @models_app.command("list")
-def list_models(data_dir: DataDir = None, config: Config = None) -> None:
-    """List the models that can be fetched and the files that are here."""
+def list_models(
+    grpc: Annotated[str | None, typer.Option(help="Ask the server at this address; it also tells health.")] = None,
+    key: Annotated[str, typer.Option(help="The API key for it.", envvar="DRAGOMAN_API_KEY", show_default=False)] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of `Model` messages.")] = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """List the models that clients may ask for: of a running server, or as they are configured here."""
+    from dragoman_cli import catalogue
+
+    catalogue.list_all(config, {"server.data_dir": data_dir}, grpc=grpc, key=key, as_json=as_json)
+
+
+@models_app.command("files")
+def list_files(data_dir: DataDir = None, config: Config = None) -> None:
+    """List the files that the embedded model can be made of: those that can be fetched, and those that are here."""
     from dragoman_cli import models
 
     models.list_all(config, {"server.data_dir": data_dir})

@@ -29,7 +29,7 @@ def folder(settings: Settings) -> Path:
 
 
 def ensure(settings: Settings) -> None:
-    """Fetches the embedded model unless it is there.
+    """Fetches the embedded models unless they are there.
 
     Raises:
         CommandError: If it cannot be had, with what to do.
@@ -37,11 +37,19 @@ def ensure(settings: Settings) -> None:
     if importlib.util.find_spec("xllamacpp") is None:
         raise CommandError(f"the embedded model needs an extra: pip install 'dragoman[local]'; {OFF}")
     try:
-        if model_files.find(settings.local.model, folder(settings)) is None:
-            note(f"The model {settings.local.model} is not here yet; it is fetched once.")
-            _pull(settings.local.model, folder(settings))
+        for name in _needed(settings):
+            if model_files.find(name, folder(settings)) is None:
+                note(f"The model {name} is not here yet; it is fetched once.")
+                _pull(name, folder(settings))
     except DragomanError as error:
         raise CommandError(f"{error.message}; {OFF}") from error
+
+
+def _needed(settings: Settings) -> tuple[str, ...]:
+    local = settings.local
+    if local.embeddings == "off" or not local.embedding_model:
+        return (local.model,)
+    return (local.model, local.embedding_model)
 
 
 def pull(config: Path | None, flags: Mapping[str, object], name: str) -> None:

@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import grpc
+    from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
     from dragoman_edge.settings import EdgeSettings
     from dragoman_server.app import Core
-    from dragoman_server.settings import Settings
+    from dragoman_server.settings import Settings, TracingSettings
+    from dragoman_server.telemetry.export import Exporting
 
     Stop = Callable[[float], Awaitable[None]]
     """Stops a part: nothing new is accepted, and what goes on may end within the given seconds."""
-    Compose = Callable[[Settings, list[Stop]], Awaitable[None]]
-    """Starts all parts until they are ready, and notes how each is stopped as soon as it needs to be."""
+    Compose = Callable[[Settings, list[Stop], TracerProvider | None], Awaitable[None]]
+    """Starts all parts until they are ready, and notes how each is stopped as soon as it needs to be; spans, if any
+    are made, go to the given provider."""
 
 log = get_logger(__name__)
 
@@ -65,32 +68,34 @@ def edge(core_address: str, config: Path | None, flags: Mapping[str, object]) ->
         CommandError: If the edge cannot start.
     """
 
-    async def compose(settings: Settings, stops: list[Stop]) -> None:
-        await _compose_edge(settings, stops, core_address)
+    async def compose(settings: Settings, stops: list[Stop], spans: TracerProvider | None) -> None:
+        await _compose_edge(settings, stops, spans, core_address)
 
     return _run(load_settings(config, flags), compose, needs_core=False, needs_edge=True)
 
 
-async def _compose_all(settings: Settings, stops: list[Stop]) -> None:
-    core = await _start_core(settings, stops)
-    url = await _start_edge(settings, stops, core.channel(), core.registry)
+async def _compose_all(settings: Settings, stops: list[Stop], spans: TracerProvider | None) -> None:
+    core = await _start_core(settings, stops, spans)
+    url = await _start_edge(settings, stops, spans, core.channel(), core.registry)
     say(announcement.addresses(url=url, grpc=core.grpc_address))
     say(announcement.keys(core.first_key))
     await core.wait_ready()
     say(announcement.first_request(url, core.first_key))
 
 
-async def _compose_core(settings: Settings, stops: list[Stop]) -> None:
-    core = await _start_core(settings, stops)
+async def _compose_core(settings: Settings, stops: list[Stop], spans: TracerProvider | None) -> None:
+    core = await _start_core(settings, stops, spans)
     say(announcement.addresses(url=None, grpc=core.grpc_address))
     say(announcement.keys(core.first_key))
     await core.wait_ready()
     say("Ready.")
 
 
-async def _compose_edge(settings: Settings, stops: list[Stop], core_address: str) -> None:
+async def _compose_edge(settings: Settings, stops: list[Stop], spans: TracerProvider | None, core_address: str) -> None:
     import grpc
     from prometheus_client import CollectorRegistry
+
+    from dragoman.tunnel import TunnelChannel
 
     limit = settings.limits.max_request_bytes
     options = [
@@ -99,15 +104,16 @@ async def _compose_edge(settings: Settings, stops: list[Stop], core_address: str
         ("grpc.keepalive_time_ms", 20_000),  # notices a core that is gone though its connection is not
         ("grpc.keepalive_timeout_ms", 10_000),
     ]
-    channel = grpc.aio.insecure_channel(core_address, options=options)
-    url = await _start_edge(settings, stops, channel, CollectorRegistry(), after=channel.close)
+    channel = TunnelChannel(grpc.aio.insecure_channel(core_address, options=options))
+    channel.get_state(try_to_connect=True)  # so that the tunnel stands before the first request
+    url = await _start_edge(settings, stops, spans, channel, CollectorRegistry(), after=channel.close)
     say(announcement.addresses(url=url, grpc=None))
 
 
-async def _start_core(settings: Settings, stops: list[Stop]) -> Core:
+async def _start_core(settings: Settings, stops: list[Stop], spans: TracerProvider | None) -> Core:
     from dragoman_server.app import Core
 
-    core = Core(settings, bootstrap_key=bootstrap_key())
+    core = Core(settings, bootstrap_key=bootstrap_key(), tracer_provider=spans)
     stops.append(core.stop)
     await core.start()
     return core
@@ -116,6 +122,7 @@ async def _start_core(settings: Settings, stops: list[Stop]) -> Core:
 async def _start_edge(
     settings: Settings,
     stops: list[Stop],
+    spans: TracerProvider | None,
     channel: grpc.aio.Channel,
     registry: CollectorRegistry,
     after: Callable[[], Awaitable[None]] | None = None,
@@ -123,7 +130,7 @@ async def _start_edge(
     """Starts an edge and returns its URL; `after` is called when it has stopped."""
     from dragoman_edge.app import start_edge
 
-    edge = await start_edge(channel, edge_settings(settings), registry)
+    edge = await start_edge(channel, edge_settings(settings), registry, spans)
 
     async def stop(_grace: float) -> None:  # its settings tell it the same
         await edge.stop()
@@ -163,8 +170,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(settings: Settings, compose: Compose) -> int:
     """Starts the parts, waits for a signal, and stops them; returns the exit code."""
     stops: list[Stop] = []
+    tracing = _open_tracing(settings.tracing) if settings.tracing.enabled else None
     stopping = _stop_on_signals()
-    starting = asyncio.ensure_future(compose(settings, stops))
+    starting = asyncio.ensure_future(compose(settings, stops, tracing.provider if tracing else None))
     stopped = asyncio.ensure_future(stopping.wait())
     try:
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -184,7 +192,22 @@ async def _serve(settings: Settings, compose: Compose) -> int:
             if isinstance(result, BaseException):
                 log.exception("a part did not stop cleanly", exc_info=result)
         stopped.cancel()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
     return 0
+
+
+def _open_tracing(settings: TracingSettings) -> Exporting:
+    """Returns the way to the collector.
+
+    Raises:
+        CommandError: If the extra is missing.
+    """
+    try:
+        from dragoman_server.telemetry.export import Exporting
+    except ModuleNotFoundError as error:
+        raise CommandError('traces need the extra `otel`: pip install "dragoman[otel]"') from error
+    return Exporting(settings)
 
 
 def _settle_collector() -> None:
@@ -230,6 +253,9 @@ def edge_settings(settings: Settings) -> EdgeSettings:
         keep_alive=sse.keep_alive,
         write_buffer=sse.write_buffer,
         slow_reader_timeout=settings.runs.slow_reader_timeout,
+        log_requests=settings.log.requests,
         cors_origins=settings.cors.origins,
         drain_timeout=settings.server.drain_timeout + LAST_WORDS,
+        proxy_default_model=settings.proxy.default_model,
+        proxy_default_names=settings.proxy.default_model_names,
     )

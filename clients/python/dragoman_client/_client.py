@@ -9,6 +9,8 @@ import grpc
 
 from dragoman.v1.catalog_service_pb2 import GetModelRequest, ListModelsRequest, Model
 from dragoman.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from dragoman.v1.embedding_service_pb2 import EmbeddingInput, EmbedRequest, EmbedResponse, TokenList
+from dragoman.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from dragoman.v1.message_pb2 import Message, ToolCall
 from dragoman.v1.run_pb2 import Run
 from dragoman_client._calls import Caller
@@ -18,6 +20,8 @@ from dragoman_client._options import run_spec
 from dragoman_client._runs import Runs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dragoman_client._options import ChatOptions, Messages
     from dragoman_client._stream import RunStream
 
@@ -96,6 +100,7 @@ class Dragoman:
         caller = Caller((("authorization", f"Bearer {api_key}"),) if api_key else (), timeout)
         self._caller = caller
         self._catalog = CatalogServiceStub(target)
+        self._embeddings = EmbeddingServiceStub(target)
         self.runs = Runs(target, caller)
         self.keys = Keys(target, caller)
 
@@ -153,6 +158,45 @@ class Dragoman:
         """
         return self.runs.stream(run_spec(messages, options), request_id=request_id, timeout=timeout)
 
+    async def embed(
+        self,
+        inputs: str | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        model: str = "",
+        dimensions: int | None = None,
+        user: str = "",
+        task_type: str = "",
+        timeout: float | None = None,
+    ) -> EmbedResponse:
+        """Turns texts into vectors.
+
+            (vector,) = (await client.embed("Hello!")).embeddings
+            print(list(vector.values))
+
+        Args:
+            inputs: A text, several texts, or the model's own tokens of several.
+            model: Id or alias; empty means the server's default model for it.
+            dimensions: Length of the vectors, for models that can shorten them.
+            user: Your name of the end user, for the provider's abuse checks.
+            task_type: What the vectors are for, in the provider's own words.
+            timeout: Seconds that it may take; None for no bound.
+
+        Returns:
+            One vector for each input, in their order, and what was consumed. `dragoman.vectors.packed_floats` gives a
+            vector's bytes, for example to numpy.
+
+        Raises:
+            DragomanClientError: If the call failed.
+        """
+        request = EmbedRequest(
+            model=model,
+            inputs=[_embedding_input(one) for one in ([inputs] if isinstance(inputs, str) else inputs)],
+            dimensions=dimensions,
+            user=user,
+            task_type=task_type,
+        )
+        return await self._caller.unary(self._embeddings.Embed, request, timeout=timeout)
+
     async def models(self) -> list[Model]:
         """Returns the models that can be asked for, by id.
 
@@ -169,3 +213,9 @@ class Dragoman:
             DragomanClientError: If the call failed.
         """
         return (await self._caller.quick(self._catalog.GetModel, GetModelRequest(model_id=model_id))).model
+
+
+def _embedding_input(given: str | Sequence[int]) -> EmbeddingInput:
+    if isinstance(given, str):
+        return EmbeddingInput(text=given)
+    return EmbeddingInput(tokens=TokenList(ids=given))

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
+import json
 import re
 import socket
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 from tests.support.command import dragoman
+from tests.support.plugin_backend import Backend, serving
 from tests.support.server import running_server
+from tests.support.upstream_server import UpstreamServer, raw, whole
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
+    from dragoman.plugin.v1.model_backend_pb2 import DescribeRequest, DescribeResponse
     from tests.support.server import Server
+    from tests.support.upstream_server import Answer, Connection, Request
 
 FREE = {"DRAGOMAN_PORT": "0", "DRAGOMAN_GRPC_PORT": "0"}
 SCRIPTED = {"DRAGOMAN_PROVIDERS": '[{name = "s", dialect = "scripted"}]'}
@@ -35,7 +43,7 @@ def status_with(server: Server, key: str) -> int:
 def test_version_and_help() -> None:
     assert dragoman("version").stdout.strip() == version("dragoman")
     shown = dragoman("--help").stdout
-    for command in ("up", "core", "edge", "keys", "models", "chat", "doctor", "version"):
+    for command in ("up", "core", "edge", "keys", "models", "chat", "doctor", "vendors", "version"):
         assert re.search(rf"\b{command}\b", shown)
     assert dragoman("nonsense").returncode == 2
 
@@ -123,16 +131,132 @@ def test_chat_without_a_server() -> None:
 
 def test_models_here_and_elsewhere(tmp_path: Path) -> None:
     data = {"DRAGOMAN_DATA_DIR": str(tmp_path)}
-    assert "not fetched: dragoman models pull smollm2" in dragoman("models", "list", **data).stdout
+    assert "not fetched: dragoman models pull smollm2" in dragoman("models", "files", **data).stdout
     model = tmp_path / "models" / "mine.gguf"
     model.parent.mkdir()
     model.write_bytes(b"GGUF" + bytes(60))
-    assert f"mine  0 MB  {model}" in dragoman("models", "list", **data).stdout
+    assert f"mine  0 MB  {model}" in dragoman("models", "files", **data).stdout
     assert dragoman("models", "pull", str(model), **data).stdout == f"{model}\n"
     for name, problem in ((str(tmp_path / "none.gguf"), "no model"), ("hf:nonsense", "hf:owner/repo/file.gguf")):
         result = dragoman("models", "pull", name, **data)
         assert result.returncode == 1
         assert problem in result.stderr
+
+
+def test_the_catalogue_of_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "dragoman.toml"
+    file.write_text(
+        '[[providers]]\nname = "oa"\nvendor = "openai"\n[[models]]\nid = "fast"\nprovider = "oa"\n'
+        'upstream_model = "gpt-4.1-mini"\ncontext_length = 1000\ncapabilities = { vision = false }\n'
+    )
+    rows = [line.split() for line in dragoman("models", "list", "--config", str(file)).stdout.splitlines()]
+    (fast,) = [row for row in rows if row[0] == "fast"]
+    assert fast[1:4] == ["*", "1,000", "32,768"]
+    assert fast[-2] == "USD"
+    assert "vision" not in fast[-1]
+    (known,) = [row for row in rows if row[0] == "oa/gpt-4.1-mini"]
+    assert "vision" in known[-1].split(",")
+    listed = json.loads(dragoman("models", "list", "--config", str(file), "--json").stdout)
+    (entry,) = [model for model in listed if model["id"] == "fast"]
+    assert entry["is_default"]
+    assert entry["context_length"] == 1000
+    assert entry["targets"][0]["upstream_model"] == "gpt-4.1-mini"
+
+
+def test_the_catalogue_of_a_server(server: Server) -> None:
+    shown = dragoman("models", "list", "--grpc", server.target, DRAGOMAN_API_KEY=server.key)
+    (row,) = [line for line in shown.stdout.splitlines() if line.startswith("demo *")]
+    assert row.endswith("scripted/echo up")
+    refused = dragoman("models", "list", "--grpc", server.target, "--key", "nobodys-key")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
+
+
+def test_vendors_are_listed() -> None:
+    rows = {line.split()[0]: line for line in dragoman("vendors").stdout.splitlines()}
+    assert rows["anthropic"].split()[1:] == [
+        "Anthropic", "anthropic_messages", "https://api.anthropic.com", "ANTHROPIC_API_KEY",
+    ]  # fmt: skip
+
+
+def answering(status: int, *, with_key: int = 0) -> Answer:
+    """A server that answers so, and to requests with a key perhaps otherwise."""
+
+    async def answer(request: Request, connection: Connection) -> None:
+        keyed = "authorization" in request.headers or "x-api-key" in request.headers
+        await connection.write(whole(with_key if keyed and with_key else status, b'{"error": {"message": "no"}}'))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "key", "state", "text"),
+    [
+        (answering(401, with_key=200), "secret-0123456789", "ok", ", and takes the key"),
+        (answering(200), "secret-0123456789", "ok", "whether it takes the key only a paid call would show"),
+        (answering(404), "secret-0123456789", "ok", "whether it takes the key only a paid call would show"),
+        (answering(200), "", "ok", ", without a key"),
+        (answering(401), "secret-0123456789", "broken", "refuses the key"),
+        (answering(401), "", "broken", "wants a key: set its api_key"),
+        (answering(500), "secret-0123456789", "broken", "no"),
+        (raw(60.0), "", "broken", "took longer than"),
+        (raw(b"nonsense\r\n\r\n"), "", "broken", "not valid HTTP"),
+    ],
+)
+async def test_doctor_asks_a_provider(tmp_path: Path, answer: Answer, key: str, state: str, text: str) -> None:
+    async with UpstreamServer(answer) as upstream:
+        result = await asyncio.to_thread(doctor_of, tmp_path, upstream.url, key)
+        assert all(request.head.startswith("GET ") for request in upstream.requests)
+    (line,) = [line for line in result.stdout.splitlines() if "provider up" in line]
+    assert line.startswith(state)
+    assert text in line
+    assert result.returncode == (state == "broken")
+    assert not key or key not in result.stdout + result.stderr
+
+
+def doctor_of(folder: Path, url: str, key: str, *options: str) -> subprocess.CompletedProcess[str]:
+    file = folder / "dragoman.toml"
+    file.write_text(f'[[providers]]\nname = "up"\nvendor = "anthropic"\nbase_url = "{url}"\napi_key = "{key}"\n')
+    if not key:
+        file.write_text(f'[[providers]]\nname = "up"\ndialect = "openai_chat"\nbase_url = "{url}"\n')
+    return dragoman("doctor", "--config", str(file), *options, DRAGOMAN_DATA_DIR=str(folder), **FREE)
+
+
+async def test_doctor_leaves_the_network_alone_if_told_so(tmp_path: Path) -> None:
+    async with UpstreamServer(answering(200)) as upstream:
+        result = await asyncio.to_thread(doctor_of, tmp_path, upstream.url, "", "--no-network")
+        assert not upstream.requests
+    assert result.returncode == 0
+    assert "provider up" not in result.stdout
+
+
+async def test_doctor_finds_nobody(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    result = await asyncio.to_thread(doctor_of, tmp_path, f"http://127.0.0.1:{port}", "")
+    assert result.returncode == 1
+    assert "Connection refused" in result.stdout
+
+
+class Guarded(Backend):
+    async def Describe(self, request: DescribeRequest, context: Any) -> DescribeResponse:
+        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self.key}":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"not {self.key}")
+        return await super().Describe(request, context)
+
+
+@pytest.mark.parametrize(("key", "state"), [("right-0123456789", "ok"), ("wrong-0123456789", "broken")])
+async def test_doctor_asks_a_plugin(tmp_path: Path, key: str, state: str) -> None:
+    file = tmp_path / "dragoman.toml"
+    async with serving(Guarded(key="right-0123456789")) as address:
+        file.write_text(f'[[providers]]\nname = "p"\ndialect = "plugin"\nbase_url = "{address}"\napi_key = "{key}"\n')
+        result = await asyncio.to_thread(
+            dragoman, "doctor", "--config", str(file), DRAGOMAN_DATA_DIR=str(tmp_path), **FREE
+        )
+    (line,) = [line for line in result.stdout.splitlines() if "provider p" in line]
+    assert line.startswith(state)
+    assert ("takes the key" in line) is (state == "ok")
+    assert ("refuses the key" in line) is (state == "broken")
 
 
 def test_doctor_finds_nothing_wrong(tmp_path: Path) -> None:

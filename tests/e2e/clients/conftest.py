@@ -13,22 +13,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="session", params=["go", "typescript"])
-def chat_program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs the example of a language."""
-    folder = tmp_path_factory.mktemp(request.param) / "client"
-    shutil.copytree(
-        ROOT / "clients" / request.param, folder, ignore=shutil.ignore_patterns("gen", "dist", "node_modules")
-    )
-    return {"go": _build_go, "typescript": _build_typescript}[request.param](folder)
-
-
-def _build_go(folder: Path) -> list[str]:
+@pytest.fixture(scope="session")
+def go_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the Go examples: `chat-go` and `backend-go`."""
+    folder = _copy("go", tmp_path_factory)
     go = go_modules(ROOT / "clients" / "go")
     buf_generate("go", folder)
     run([go, "vet", "./..."], cwd=folder, timeout=300)
-    run([go, "build", "-o", folder / "chat-go", "./chat"], cwd=folder, timeout=300)
-    return [str(folder / "chat-go")]
+    for program in ("chat", "backend"):
+        run([go, "build", "-o", folder / f"{program}-go", f"./{program}"], cwd=folder, timeout=300)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["go", "typescript"])
+def chat_program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the example of a language."""
+    if request.param == "go":
+        return [str(request.getfixturevalue("go_programs") / "chat-go")]
+    return _build_typescript(_copy("typescript", tmp_path_factory))
+
+
+def _copy(language: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(language) / "client"
+    shutil.copytree(ROOT / "clients" / language, folder, ignore=shutil.ignore_patterns("gen", "dist", "node_modules"))
+    return folder
 
 
 def _build_typescript(folder: Path) -> list[str]:

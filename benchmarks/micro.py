@@ -137,7 +137,7 @@ def _text_batches(count: int) -> list[StreamRunResponse]:
 class _Watcher:
     """Takes everything, does nothing."""
 
-    def on_batch(self, batch: StreamRunResponse) -> None:
+    def on_batch(self, batch: StreamRunResponse, size: int) -> None:
         """Takes a batch."""
 
     def on_closed(self, error: DragomanError | None) -> None:
@@ -169,7 +169,7 @@ async def _fold(units: int) -> float:
     events = [batch.events[0] for batch in _text_batches(units)]
     start = time.process_time()
     for event in events:
-        fold.apply(event, event.WhichOneof("kind"))
+        fold.apply((event,))
     return time.process_time() - start
 
 

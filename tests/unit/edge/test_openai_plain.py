@@ -14,6 +14,7 @@ from dragoman.v1.message_pb2 import Message, Part, ReasoningPart, RefusalPart, R
 from dragoman.v1.run_pb2 import ChatSpec, Choice, Run
 from dragoman.v1.usage_pb2 import Usage
 from dragoman_edge.dialects.openai.answer import AnswerOptions, completion_object, render_completion
+from dragoman_edge.dialects.openai.messages import add_message
 from dragoman_edge.dialects.openai.request import check_request, is_plain
 from dragoman_edge.dialects.openai.schemas import REQUEST
 from dragoman_edge.dialects.openai.to_proto import fill_chat_spec
@@ -76,6 +77,41 @@ def test_rules_hold_for_plain_bodies() -> None:
     assert is_plain(body)
     with pytest.raises(EdgeError, match="must not be used at the same time"):
         check_request(body)
+
+
+ANY_TEXT = st.text(max_size=40) | st.sampled_from(["", "\0", "é\0", "x" * 127, "x" * 128, "é" * 9_000, "é" * 65_537])
+NAMED = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant"]), "content": ANY_TEXT, "name": TEXTS}
+)
+LISTED = st.fixed_dictionaries(
+    {"role": st.just("user"), "content": st.lists(st.builds(lambda text: {"type": "text", "text": text}, ANY_TEXT))}
+)
+TALK = st.one_of(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "developer", "user", "assistant"]), "content": ANY_TEXT}),
+    NAMED,
+    LISTED,
+    st.fixed_dictionaries({"role": st.just("tool"), "content": ANY_TEXT, "tool_call_id": TEXTS}),
+    st.fixed_dictionaries({"role": st.just("assistant"), "function_call": st.just({"name": "f", "arguments": "{}"})}),
+)
+
+
+@given(st.lists(TALK, max_size=6))
+def test_messages_are_the_same_one_by_one(messages: list[Any]) -> None:
+    expected = ChatSpec()
+    calls: dict[str, str] = {}
+    for index, message in enumerate(messages):
+        add_message(expected.messages.add(), message, index, calls)
+    spec = spec_of({"messages": messages})
+    assert list(spec.messages) == list(expected.messages)
+    assert [[part.WhichOneof("kind") for part in message.parts] for message in spec.messages] == [
+        [part.WhichOneof("kind") for part in message.parts] for message in expected.messages
+    ]
+
+
+@pytest.mark.parametrize("more", [{}, {"name": "n"}])
+def test_a_lone_surrogate_is_refused_in_any_message(more: dict[str, str]) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        spec_of({"messages": [{"role": "user", "content": "\ud800"} | more]})
 
 
 PARTS = st.builds(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from dragoman_server.errors import ProviderError
 from dragoman_server.providers.base import EventBatch
-from dragoman_server.providers.openai_chat.response import ResponseReader
+from dragoman_server.providers.openai_chat.response import ResponseReader, _plain_answer
 from tests.support.generation import Recording
 from tests.support.upstream_server import DONE, chunk, cut, event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def read(*pieces: bytes, choice_index: int = 0) -> Recording:
@@ -326,3 +329,73 @@ def test_one_piece_of_text_at_a_time_is_what_the_whole_stream_says(text: str, ch
     else:
         assert batch is None
     assert reader.read_text(event_of_text[:-1]) is None
+
+
+COUNT = st.integers(-2, 300) | st.integers(0, 2**63) | st.sampled_from([None, True, 1.5, "many", 0x3FFF, 0x4000])
+ODD: st.SearchStrategy[Any] = st.sampled_from([None, "", "x", 0, 1, [], [1], {}, {"x": 1}, {"message": "x"}, True])
+USAGE = ODD | st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt_tokens": COUNT,
+        "completion_tokens": COUNT,
+        "prompt_tokens_details": ODD | st.fixed_dictionaries({}, optional={"cached_tokens": COUNT}),
+    },
+)
+WORD = st.sampled_from(["stop", "length", "tool_calls", "STOP", "eos", "new", "error", "", 7, None, ["stop"]])
+MESSAGE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"content": st.text(st.characters(exclude_categories=["Cs"]), max_size=200)},
+    optional={"role": st.just("assistant"), "refusal": st.none(), "annotations": st.just([])},
+)
+ODD_MESSAGE = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": ODD | st.just([{"type": "text", "text": "a"}]),
+        "refusal": st.sampled_from(["no", None, {}]),
+        "reasoning": ODD,
+        "reasoning_content": ODD,
+        "tool_calls": st.sampled_from([[], None, [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]]),
+        "annotations": ODD,
+    },
+)
+CHOICE = st.fixed_dictionaries(
+    {"message": MESSAGE | MESSAGE | ODD_MESSAGE | ODD, "finish_reason": st.just("stop") | WORD},
+    optional={
+        "logprobs": st.sampled_from([None, {}, {"content": [{"token": "a", "logprob": -1}]}, "x"]),
+        "stop_reason": st.sampled_from([None, "", "END", 7]),
+    },
+)
+ANSWER = st.fixed_dictionaries(
+    {"choices": CHOICE.map(lambda choice: [choice]) | st.lists(CHOICE | ODD, max_size=2) | ODD},
+    optional={"usage": USAGE, "error": st.sampled_from([None, {}, {"message": "no"}, "no"]), "model": st.just("m")},
+)
+
+
+def outcome(read: Callable[[EventBatch], None]) -> tuple[EventBatch, str | None]:
+    batch = EventBatch()
+    try:
+        read(batch)
+    except ProviderError as error:
+        return batch, str(error)
+    return batch, None
+
+
+@given(ANSWER, st.sampled_from([0, 0, 0, 1]))
+def test_a_whole_answer_of_the_common_shape_is_read_like_any_other(answer: dict[str, Any], choice_index: int) -> None:
+    data = json.dumps(answer).encode()
+    got = outcome(lambda batch: ResponseReader(choice_index).read_whole(data, batch))
+    assert got == outcome(lambda batch: ResponseReader(choice_index)._read_answer(json.loads(data), batch))
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+    st.sampled_from(["stop", "length", "eos"]),
+    st.none() | st.fixed_dictionaries({"prompt_tokens": COUNT, "completion_tokens": COUNT}),
+)
+def test_a_plain_answer_takes_the_short_way(text: str, word: str, usage: dict[str, Any] | None) -> None:
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    answer = {"choices": [{"message": message, "logprobs": None, "finish_reason": word}], "usage": usage}
+    events = _plain_answer(answer)
+    assert events is not None
+    expected = EventBatch()
+    ResponseReader(0)._read_answer(answer, expected)
+    assert EventBatch.FromString(events) == expected

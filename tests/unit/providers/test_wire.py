@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from dragoman.v1.event_pb2 import FinishReason
 from dragoman.v1.usage_pb2 import Usage
+from dragoman.wire import varint
 from dragoman_server.providers.base import EventBatch
-from dragoman_server.providers.wire import FINISHED, text_event, usage_event, varint
+from dragoman_server.providers.wire import FINISHED, text_event, usage_event
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 count = st.integers(0, 2**63 - 1)

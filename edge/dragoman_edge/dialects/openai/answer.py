@@ -12,6 +12,7 @@ import orjson
 
 from dragoman.v1.event_pb2 import FinishReason
 from dragoman.v1.message_pb2 import TOOL_KIND_CUSTOM
+from dragoman.v1.run_pb2 import Run
 from dragoman_edge.calls import raise_unless_completed
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from dragoman.v1.event_pb2 import TokenLogprob
     from dragoman.v1.message_pb2 import AudioPart, Message, ToolCall
-    from dragoman.v1.run_pb2 import Choice, Run
+    from dragoman.v1.run_pb2 import Choice
     from dragoman.v1.usage_pb2 import Usage
     from dragoman_edge.dialects.openai.schemas import ChatCompletionRequest
 
@@ -37,6 +38,8 @@ _PLAIN = (
 """One text, as most answers are: rendered without an object for each brace."""
 
 _dumps = orjson.dumps
+_COMPLETED = Run.STATE_COMPLETED
+_STOP = FinishReason.FINISH_REASON_STOP
 
 
 class AnswerOptions(NamedTuple):
@@ -83,20 +86,22 @@ def render_completion(run: Run, options: AnswerOptions) -> bytes:
     Raises:
         EdgeError: If it failed or was cancelled.
     """
-    raise_unless_completed(run)
+    if run.state != _COMPLETED:
+        raise_unless_completed(run)
     choices = run.choices[:]
     if len(choices) == 1 and not options.logprobs:
         choice = choices[0]
         parts = choice.message.parts[:]
-        if len(parts) == 1 and parts[0].WhichOneof("kind") == "text":
+        if len(parts) == 1 and (part := parts[0]).HasField("text"):
+            reason = choice.finish_reason
             return _PLAIN % (
                 _dumps(completion_id(run.id)),
                 run.create_time.seconds,
                 _dumps(options.model or run.model),
                 choice.index,
-                _dumps(parts[0].text.text),
-                finish_reason(choice.finish_reason, options).encode(),
-                b',"usage":%b' % _dumps(usage_object(run.usage)) if run.HasField("usage") else b"",
+                _dumps(part.text.text),
+                b"stop" if reason == _STOP else finish_reason(reason, options).encode(),
+                b',"usage":' + _dumps(usage_object(run.usage)) if run.HasField("usage") else b"",
             )
     return _dumps(completion_object(run, options))
 

@@ -48,11 +48,17 @@ _FINISH: Mapping[str, FinishReason] = {
     "sensitive": _CONTENT_FILTER,
     "recitation": _CONTENT_FILTER,
 }
+_ENDS = {word: FINISHED[reason] for word, reason in _FINISH.items()}
+"""A choice_finished of choice 0, by the dialect's word."""
 _FAILED_FINISH = frozenset({"error", "abort", "aborted", "cancelled", "network_error", "insufficient_system_resource"})
 """Finish reasons that say that the answer is not finished."""
 
 _UNLIKELY = -9999.0
 """What the dialect writes for a probability too small to tell."""
+
+
+_USAGE_HEADS = tuple(usage_event(bytes(size))[: -size or None] for size in range(64))
+"""What stands before a usage in its wire form, by its size in bytes."""
 
 
 class ResponseReader:
@@ -133,6 +139,13 @@ class ResponseReader:
             ProviderError: If the provider reports a failure, or the answer makes no sense or is not finished.
         """
         answer = _object(data)
+        if not self._choice_index and (events := _plain_answer(answer)) is not None:
+            batch.MergeFromString(events)
+        else:
+            self._read_answer(answer, batch)
+
+    def _read_answer(self, answer: dict[str, Any], batch: EventBatch) -> None:
+        """Reads an answer of any shape."""
         if answer.get("error"):
             raise failure_of_error(answer["error"])
         choice = _choice(answer)
@@ -299,6 +312,35 @@ class ResponseReader:
             batch.MergeFromString(usage)
         else:
             batch.MergeFromString(FINISHED[reason] + usage)
+
+
+def _plain_answer(answer: dict[str, Any]) -> bytes | None:
+    """Returns the batch of an answer for choice 0 that is text and nothing else, as most are; None for any other.
+
+    It is what `ResponseReader._read_answer` makes of it, told in one place because every plain request comes by here.
+    """
+    choices = answer.get("choices")
+    if type(choices) is not list or not choices or answer.get("error"):
+        return None
+    choice = choices[0]
+    if type(choice) is not dict or choice.get("logprobs") or choice.get("stop_reason"):
+        return None
+    message, word = choice.get("message"), choice.get("finish_reason")
+    if type(message) is not dict or type(word) is not str or word not in _ENDS:
+        return None
+    text = message.get("content")
+    if type(text) is not str or not text:
+        return None
+    for key, value in message.items():
+        if value and key != "content" and key != "role":  # servers name what they do not send
+            return None
+    data = text.encode()
+    events = (TEXT_HEADS[len(data)] + data if len(data) < len(TEXT_HEADS) else text_event(text)) + _ENDS[word]
+    reported = answer.get("usage")
+    if reported and type(reported) is dict:
+        usage = encode_usage(reported)
+        events += _USAGE_HEADS[len(usage)] + usage if len(usage) < len(_USAGE_HEADS) else usage_event(usage)
+    return events
 
 
 def _is_text(delta: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dragoman.v1.usage_pb2 import InputTokenDetails, OutputTokenDetails, Usage
-from dragoman_server.providers.wire import number_tag, sized, tag, varint
+from dragoman.wire import number_tag, sized, tag, varint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,8 @@ _INPUT = number_tag(Usage, "input_tokens")
 _OUTPUT = number_tag(Usage, "output_tokens")
 _INPUT_DETAILS = tag(Usage, "input_details")
 _OUTPUT_DETAILS = tag(Usage, "output_details")
-
+_LOW = tuple(bytes((value,)) for value in range(0x100))
+"""Single bytes."""
 
 _INPUT_COUNTS = {
     name: number_tag(InputTokenDetails, name)
@@ -36,7 +37,13 @@ def usage_of(reported: dict[str, Any]) -> Usage:
 
 def encode_usage(reported: dict[str, Any]) -> bytes:
     """Returns what the provider reported as the wire form of a usage; see `usage_of`."""
-    usage = _count(_INPUT, reported.get("prompt_tokens")) + _count(_OUTPUT, reported.get("completion_tokens"))
+    asked, answered = reported.get("prompt_tokens"), reported.get("completion_tokens")
+    if type(asked) is int and type(answered) is int and 0 < asked < 0x4000 and 0 < answered < 0x4000:
+        # The two counts of nearly every answer: one or two groups of seven bits each.
+        usage = _INPUT + (_LOW[asked] if asked < 0x80 else _LOW[asked & 0x7F | 0x80] + _LOW[asked >> 7])
+        usage += _OUTPUT + (_LOW[answered] if answered < 0x80 else _LOW[answered & 0x7F | 0x80] + _LOW[answered >> 7])
+    else:
+        usage = _count(_INPUT, asked) + _count(_OUTPUT, answered)
     read = reported.get("prompt_tokens_details")
     if read:
         usage += _details(_INPUT_DETAILS, read, _INPUT_COUNTS)
@@ -60,7 +67,9 @@ def _details(field: bytes, reported: Any, tags: Mapping[str, bytes]) -> bytes:
             known = True
             if value:
                 details += _count(tags[name], value)
-    return sized(field, details) if known else b""
+    if details:
+        return sized(field, details)
+    return field + b"\0" if known else b""
 
 
 def _count(number: bytes, value: Any) -> bytes:

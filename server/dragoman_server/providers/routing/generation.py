@@ -54,12 +54,14 @@ class RoutedGeneration:
     __slots__ = (
         "_announced",
         "_asked_at",
-        "_attempts",
+        "_count",
         "_current",
         "_ended",
         "_epoch",
         "_has_content",
+        "_history",
         "_paused",
+        "_prefer",
         "_request",
         "_route",
         "_sink",
@@ -74,7 +76,9 @@ class RoutedGeneration:
         self._route = route
         self._request = request
         self._sink = sink
-        self._attempts = Attempts(route, prefer)
+        self._prefer = prefer
+        self._count = 0  # of targets asked
+        self._history: Attempts | None = None
         self._announced: Target | None = None
         self._current: Generation | None = None  # what the provider runs
         self._timer: asyncio.TimerHandle | None = None  # while backing off
@@ -110,7 +114,16 @@ class RoutedGeneration:
     @property
     def attempt(self) -> int:
         """Number of the attempt, from 1."""
-        return self._attempts.count or 1
+        return self._count or 1
+
+    @property
+    def _attempts(self) -> Attempts:
+        """What was tried so far; made once something failed, or there is something to choose."""
+        history = self._history
+        if history is None:
+            history = self._history = Attempts(self._route, self._prefer)
+        history.count = self._count
+        return history
 
     # Generation
 
@@ -217,51 +230,47 @@ class RoutedGeneration:
         return False
 
     def _ask(self, now: float) -> bool:
-        """Asks the target, on which it has a place; returns whether the target took the request."""
-        target, attempts = self.target, self._attempts
+        """Asks the target, on which it has a place; returns whether the target took the request.
+
+        The request is changed as far as the target needs it and the policy allows.
+        """
+        target, request, route = self.target, self._request, self._route
+        asked = GenerationRequest(
+            request.spec, target.upstream_model, request.choice_index, request.incremental, request.run_id
+        )
+        self.dropped = self.emulated = ()
         self.on_events = self._on_first_events
         try:
-            current = self._start(target)
+            start: Start = target.provider.start
+            if route.tracer is not None:
+                start = traced(start, route.tracer, target.provider.name, self._count + 1)
+            if route.checks and (check := route.checks.get(target)) is not None:
+                start = checked(start, check)
+            try:
+                current = start(asked, self)
+            except UnsupportedFeature as refusal:
+                current, self.dropped, self.emulated = start_adapted(start, asked, self, refusal, route.policy)
         except Exception as error:
             target.leave()
             if not isinstance(error, DragomanError):
                 if self._announced is None:
                     raise  # to whoever starts the generation
-                run_id, provider = self._request.run_id, target.provider.name
-                logger.exception("a provider is at fault", run_id=run_id, provider=provider, exc_info=error)
+                provider = target.provider.name
+                logger.exception("a provider is at fault", run_id=request.run_id, provider=provider, exc_info=error)
                 error = DragomanError(f"an internal error ended the answer ({type(error).__name__})")
-            attempts.refused(target, error)
+            self._attempts.refused(target, error)
             return False
         self._current = current
         self._asked_at = now
-        self._epoch = target.begin(now, again=attempts.count > 0)
-        attempts.count += 1
+        self._epoch = target.begin(now, again=self._count > 0)
+        self._count += 1
         if self._paused:
             current.pause()
         announced = self._announced
-        if announced is not None and (attempts.count > 1 or target is not announced or self.dropped or self.emulated):
+        if announced is not None and (self._count > 1 or target is not announced or self.dropped or self.emulated):
             self._announced = target
             self._sink.on_attempt(self)
         return True
-
-    def _start(self, target: Target) -> Generation:
-        """Starts the provider's generation, changed as far as the target needs it and the policy allows."""
-        request, route = self._request, self._route
-        asked = GenerationRequest(
-            request.spec, target.upstream_model, request.choice_index, request.incremental, request.run_id
-        )
-        self.dropped = self.emulated = ()
-        start: Start = target.provider.start
-        if route.tracer is not None:
-            start = traced(start, route.tracer, target.provider.name, self._attempts.count + 1)
-        if (check := route.checks.get(target)) is not None:
-            start = checked(start, check)
-        try:
-            return start(asked, self)
-        except UnsupportedFeature as error:
-            refusal = error
-        current, self.dropped, self.emulated = start_adapted(start, asked, self, refusal, route.policy)
-        return current
 
     # The end
 

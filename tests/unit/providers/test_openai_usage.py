@@ -1,0 +1,74 @@
+"""The usage in its wire form says what a usage filled in by hand says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.v1.usage_pb2 import Usage
+from dragoman_server.providers.openai_chat.usage import usage_of
+
+COUNT = (
+    st.integers(0, 300)
+    | st.integers(-(2**65), 2**65)
+    | st.sampled_from([0x7F, 0x80, 0x3FFF, 0x4000, None, True, 2.0, "3", [4]])
+)
+READ = ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "text_tokens")
+WRITTEN = (
+    "reasoning_tokens",
+    "audio_tokens",
+    "accepted_prediction_tokens",
+    "rejected_prediction_tokens",
+    "text_tokens",
+)
+
+
+def details(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
+    return st.sampled_from([None, 7, "x", []]) | st.dictionaries(st.sampled_from([*names, "new_tokens"]), COUNT)
+
+
+def whole(value: Any) -> int:
+    return int(value) if isinstance(value, int) and 0 < value < 2**63 else 0
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "prompt_tokens": COUNT,
+            "completion_tokens": COUNT,
+            "total_tokens": COUNT,
+            "prompt_cache_hit_tokens": COUNT,
+            "prompt_tokens_details": details(READ),
+            "completion_tokens_details": details(WRITTEN),
+        },
+    )
+)
+def test_any_usage(reported: dict[str, Any]) -> None:
+    expected = Usage(
+        input_tokens=whole(reported.get("prompt_tokens")), output_tokens=whole(reported.get("completion_tokens"))
+    )
+    for key, names, message in (
+        ("prompt_tokens_details", READ, expected.input_details),
+        ("completion_tokens_details", WRITTEN, expected.output_details),
+    ):
+        told = reported.get(key)
+        for name, value in told.items() if isinstance(told, dict) else ():
+            if name in names and value is not None:
+                message.SetInParent()
+                setattr(message, name, whole(value))
+    told = reported.get("prompt_tokens_details")
+    cached = reported.get("prompt_cache_hit_tokens")
+    if cached and (not isinstance(told, dict) or told.get("cached_tokens") is None):
+        expected.input_details.SetInParent()
+        expected.input_details.cached_tokens = whole(cached)
+    assert usage_of(reported) == expected
+
+
+@given(st.integers(1, 0x5000), st.integers(1, 0x5000))
+def test_common_counts(read: int, written: int) -> None:
+    assert usage_of({"prompt_tokens": read, "completion_tokens": written}) == Usage(
+        input_tokens=read, output_tokens=written
+    )

@@ -114,7 +114,7 @@ const scenarios = {
     );
   },
   async vision() {
-    const data = Buffer.from('89504e470d0a1a0a', 'hex').toString('base64');
+    const data = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC'; // one pixel
     const parts = [{ text: 'what is this?' }, { inlineData: { mimeType: 'image/png', data } }];
     const linked = { fileData: { fileUri: 'https://example.org/a.png', mimeType: 'image/png' } };
     return (await ask([{ role: 'user', parts: [...parts, linked] }])).text;

@@ -5,6 +5,7 @@ Run by test_gemini_sdks.py; `gemini_node.mjs` is its twin and prints the same.
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 BASE_URL, KEY = sys.argv[1:3]
 MODEL = "demo"
-PIXEL = bytes.fromhex("89504e470d0a1a0a")
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC")
 
 
 def client(key: str = KEY) -> genai.Client:

@@ -85,7 +85,7 @@ EXPECTED: dict[str, Any] = {
     },
     "chat": ["You said: one", "You said: two", 2],  # both turns stay in the history: all frames were valid
     "json_schema": [{"city": "str", "count": "int"}, {"city": "str"}],
-    "vision": "You said: what is this? [image: 8 bytes] [image: https://example.org/a.png]",
+    "vision": "You said: what is this? [image: 69 bytes] [image: https://example.org/a.png]",
     "logprobs": [["You", " said:", " hi"], -0.25, 2],
     "candidates": ["You said: hi", "You said: hi"],
     "length": ["ab", "MAX_TOKENS"],

@@ -16,8 +16,11 @@ import itertools
 import json
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
 
 from dragoman.reasons import Reason
 from dragoman_edge.dialects.openai.errors import TABLE
@@ -43,8 +46,9 @@ TYPES |= {
     "bool": "boolean",
     "SecretStr": "secret",
     "dict[str, SecretStr]": "table of secrets",
+    "Literal['']": "empty",
 }
-TYPES |= {"tuple[str, ...]": "list of texts"}
+TYPES |= {"tuple[str, ...]": "list of texts", "tuple[dict[str, object], ...]": "list of tables"}
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,14 @@ def _settings(node: ast.ClassDef) -> Iterator[Setting]:
                 raise ValueError(f"{node.name}.{name} has no text below it")
 
 
+@cache
 def names() -> dict[str, str]:
-    """Returns the choices among words that the settings' source names, in words."""
+    """Returns the annotations that the settings' source has names for, by name."""
     found = {}
     for node in ast.parse(SETTINGS.read_text()).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Subscript(value=ast.Name(id="Literal")) as value):
-                found[name] = _words(value)
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Subscript() as value):
+                found[name] = ast.unparse(value)
     return found
 
 
@@ -108,9 +113,13 @@ def _words(node: ast.Subscript) -> str:
 def kind(annotation: str) -> str:
     """Returns what an annotation allows, in words."""
     annotation = annotation.removesuffix(" | None")
-    if known := TYPES.get(annotation) or names().get(annotation):
+    if known := TYPES.get(annotation):
         return known
+    if named := names().get(annotation):
+        return kind(named)
     node = ast.parse(annotation, mode="eval").body
+    if isinstance(node, ast.BinOp):
+        return f"{kind(ast.unparse(node.left))}; or {kind(ast.unparse(node.right))}"
     assert isinstance(node, ast.Subscript), annotation
     arguments = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     match ast.unparse(node.value):
@@ -143,6 +152,8 @@ def default(field: FieldInfo) -> str:
             return "—"
         case bool(value):
             return f"`{str(value).lower()}`"
+        case SecretStr() as secret:
+            return f'`"{secret.get_secret_value()}"`'
         case tuple(values):
             return f"`{json.dumps(values)}`"
         case (str() | Path()) as value:
@@ -192,7 +203,7 @@ def _table(part: Part, prefix: str) -> list[str]:
         text = f"{setting.text} `{variable}`" if variable else setting.text
         kind_text = kind(setting.annotation).replace("|", "\\|")
         lines.append(f"| `{setting.name}` | {kind_text} | {setting.default} | {text} |")
-    return [*lines, ""]
+    return [*lines, ""] if lines[2:] else []
 
 
 def errors() -> str:

@@ -68,6 +68,17 @@ class StreamSink(Protocol[SinkT_contra]):
         """Takes the end of the call, exactly once and last."""
 
 
+class TextSink(StreamSink[SinkT_contra], Protocol[SinkT_contra]):
+    """A sink that takes text without a message around it, where the channel can pass it so: within a process.
+
+    Most of a stream of events is text. To write each piece into a message, just to read it out again, would cost more
+    than all that is done with it.
+    """
+
+    def on_text(self, text: str, sequence: int) -> None:
+        """Takes what would otherwise be a message with one event, the text_delta of choice 0 with this text alone."""
+
+
 class StreamHandle(Protocol):
     """A running stream, as its reader holds it. All methods may be called at any time and repeatedly.
 

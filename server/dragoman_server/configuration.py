@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
+from dragoman_server.accounts.tokens import LOGIN_ISSUER
 from dragoman_server.providers.vendors import vendor_of_host, vendors
-from dragoman_server.settings import ModelSettings, ProviderSettings, Section, Settings
+from dragoman_server.settings import AuthSettings, ModelSettings, ProviderSettings, Section, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +42,10 @@ OTHER_VARIABLES = {
 """Variables that are no settings, with their meaning."""
 EMBEDDED = "local"
 """Name of the embedded provider."""
+RESERVED = {EMBEDDED: "the embedded model's", "proxy": "what servers are called that requests name"}
+"""Names that no configured provider may have, and whose they are."""
+MIN_TOKEN_SECRET = 32
+"""Fewest bytes of a secret that tokens are signed with."""
 _MODEL_FILES = frozenset({"local.model", "local.embedding_model"})
 
 
@@ -325,7 +330,7 @@ class _Merged:
                 self._refuse(below, source, f"unknown key{_hint(key, model.model_fields, path)}")
                 continue
             annotation = model.model_fields[key].annotation
-            if not _is_section(annotation):
+            if not _is_section(_required(annotation)):
                 self.labels[below] = source.label
             result[key] = self._value(annotation, value, below, source, environ)
         return result
@@ -362,6 +367,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     server = settings.server
     if server.port == server.grpc_port != 0:
         yield "server.grpc_port", f"must differ from server.port, but both are {server.port}"
+    yield from _auth_contradictions(settings.auth)
     names: set[str] = set()
     for index, provider in enumerate(settings.providers):
         yield from _provider_contradictions(f"providers[{index}]", provider, names)
@@ -378,9 +384,30 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "default_model", f"there is no model {default!r}{_hint(default, ids)}"
 
 
+def _auth_contradictions(auth: AuthSettings) -> Iterator[tuple[str, str]]:
+    jwt, secret = auth.jwt, auth.login.secret
+    if secret is not None and len(secret.get_secret_value().encode()) < MIN_TOKEN_SECRET:
+        yield "auth.login.secret", f"must have at least {MIN_TOKEN_SECRET} bytes"
+    if jwt is None:
+        return
+    if jwt.issuer == LOGIN_ISSUER:
+        yield "auth.jwt.issuer", f"must not be {LOGIN_ISSUER!r}: that is who issues the tokens of logins here"
+    if jwt.hs256_secret is None and jwt.public_key is None and not jwt.jwks_url:
+        yield "auth.jwt", "needs one of hs256_secret, public_key and jwks_url"
+    if jwt.hs256_secret is not None and len(jwt.hs256_secret.get_secret_value().encode()) < MIN_TOKEN_SECRET:
+        yield "auth.jwt.hs256_secret", f"must have at least {MIN_TOKEN_SECRET} bytes"
+    if "HS256" in jwt.algorithms and jwt.hs256_secret is None:
+        yield "auth.jwt.algorithms", "names HS256, but there is no hs256_secret"
+    if jwt.jwks_url:
+        parts = urlsplit(jwt.jwks_url)
+        loopback = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
+            yield "auth.jwt.jwks_url", "must start with https://, or be at a loopback address"
+
+
 def _provider_contradictions(path: str, provider: ProviderSettings, taken: set[str]) -> Iterator[tuple[str, str]]:
-    if provider.name == EMBEDDED:
-        yield f"{path}.name", f"{EMBEDDED!r} is the embedded model's; choose another"
+    if provider.name in RESERVED:
+        yield f"{path}.name", f"{provider.name!r} is {RESERVED[provider.name]}; choose another"
     elif provider.name in taken:
         yield f"{path}.name", f"{provider.name!r} is used twice"
     vendor = vendors().get(provider.vendor)
@@ -429,8 +456,8 @@ def _model_contradictions(path: str, model: ModelSettings, providers: set[str]) 
 def _leaves(model: type[Section], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yields every setting below a section with its annotation; lists of tables count as one."""
     for name, info in model.model_fields.items():
-        if _is_section(info.annotation):
-            yield from _leaves(info.annotation, f"{path}{name}.")  # type: ignore[arg-type] # _is_section said so
+        if _is_section(section := _required(info.annotation)):
+            yield from _leaves(section, f"{path}{name}.")
         else:
             yield path + name, info.annotation
 

@@ -8,6 +8,9 @@
     ├── Forbidden                 the key does not permit this
     ├── NotFound                  unknown, or another account's
     ├── IdempotencyConflict       request id used with another request
+    ├── Conflict                  changed since it was read, or its name is taken
+    ├── InsufficientCredits       the balance does not buy the work
+    ├── RateLimited               more than the caller's limits allow
     ├── EventsEvicted             the events asked for are no longer kept
     ├── WatcherTooSlow            the reader fell behind
     ├── Unavailable               no room, not ready, or shutting down: try again
@@ -117,6 +120,25 @@ class IdempotencyConflict(DragomanError):
     """The request id was used with another request."""
 
     default_reason = Reason.IDEMPOTENCY_CONFLICT
+
+
+class Conflict(DragomanError):
+    """The thing was changed since it was read, or one with this name exists."""
+
+    default_reason = Reason.CONFLICT
+
+
+class InsufficientCredits(DragomanError):
+    """The balance does not buy the work."""
+
+    default_reason = Reason.INSUFFICIENT_CREDITS
+
+
+class RateLimited(DragomanError):
+    """The caller asks for more than its limits allow."""
+
+    default_reason = Reason.RATE_LIMITED
+    default_retryable = True
 
 
 class EventsEvicted(DragomanError):

@@ -50,13 +50,13 @@ class LimitSettings(Section):
     max_json_depth: Count = 64
     """Deepest nesting of a JSON body."""
     max_header_bytes: Bytes = 32 * 1024
-    """Largest request line, and largest single header field."""
+    """Largest request line, and largest single header field; the whole head may have twice that."""
     max_connections: Count = 10_000
-    """Most open connections of the REST edge; more are closed at once."""
+    """Most open connections of the REST edge; more are answered with 503 and closed."""
     body_timeout: Seconds = 30
     """How long a client may take to send a request body."""
     idle_timeout: Seconds = 75
-    """How long a connection without a request is kept open."""
+    """How long a connection without a request is kept open, and how long the head of a request may take."""
     max_active_runs: Count = 5_000
     """Most runs at a time; more are refused with OVERLOADED."""
 
@@ -97,10 +97,14 @@ class CorsSettings(Section):
 
 
 class StoreSettings(Section):
-    """Where keys are kept."""
+    """The database."""
 
     url: SecretStr | None = None
     """`sqlite:///path` or `postgresql://…`; unset means `dragoman.db` in the data folder."""
+    pool_size: Count = 10
+    """Most connections of a core to PostgreSQL, beside the one that writes the ledger."""
+    statement_timeout: Annotated[float, Field(ge=0)] = 30
+    """Seconds that PostgreSQL may take for a statement of a core; 0 means any time. Migrations always have that."""
 
 
 class LocalSettings(Section):
@@ -130,7 +134,7 @@ class ProviderSettings(Section):
     """A provider of models; they are reachable as `<name>/<upstream model>`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-    """Unique; `local` is taken by the embedded model."""
+    """Unique; `local` is taken by the embedded model, `proxy` by servers that requests name."""
     vendor: str = ""
     """A vendor of the built-in list, for example `anthropic`: gives dialect, address and quirks."""
     dialect: Literal["", "openai_chat", "anthropic_messages", "gemini", "plugin", "litellm", "scripted"] = ""
@@ -318,6 +322,196 @@ class ProxySettings(Section):
     """Names under which clients must ask for it there."""
 
 
+class RateSettings(Section):
+    """How much may be asked for; 0 means no bound."""
+
+    requests_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Requests in a minute."""
+    tokens_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Tokens in a minute, read and written ones together."""
+    concurrent_runs: Annotated[int, Field(ge=0)] = 0
+    """Runs at a time."""
+
+
+class JwtSettings(Section):
+    """Access tokens of an identity provider, as `Authorization: Bearer`."""
+
+    issuer: Annotated[str, Field(min_length=1)]
+    """The `iss` that they must have."""
+    audience: Annotated[str, Field(min_length=1)]
+    """What their `aud` must have."""
+    hs256_secret: SecretStr | None = None
+    """The shared secret, for tokens signed with HS256; at least 32 bytes."""
+    public_key: SecretStr | None = None
+    """The public key in PEM, for tokens signed with RS256, ES256 or EdDSA; `file:PATH` reads it."""
+    jwks_url: str = ""
+    """Where the identity provider has its public keys; `https`, or a loopback address."""
+    algorithms: tuple[Literal["HS256", "RS256", "ES256", "EdDSA"], ...] = ()
+    """Which algorithms are taken; empty means those that the configured keys are for."""
+    account_claim: str = "account"
+    """The claim that names the account; a token without it is of the subject's own account."""
+    scope_claim: str = "scope"
+    """The claim that names the scopes: a text with spaces between them, or a list. Without it there is no
+    restriction."""
+    role_claim: str = "role"
+    """The claim that names the role: `member`, `admin`; without it, member. Nobody becomes operator by a token."""
+    create_accounts: bool = True
+    """Whether an account that a good token names is made when it does not exist yet; else the token is refused."""
+    leeway: Annotated[float, Field(ge=0, le=300)] = 30
+    """Seconds by which clocks may differ."""
+
+
+class LoginSettings(Section):
+    """Logins with name and password, for installs without an identity provider."""
+
+    enabled: bool = True
+    """Whether `/api/v1/auth/login` answers."""
+    secret: SecretStr | None = None
+    """What access tokens are signed with, at least 32 bytes; unset means a random one, kept in the database."""
+    access_ttl: Seconds = 900
+    """How long an access token is good."""
+    refresh_ttl: Seconds = 30 * 24 * 3600
+    """How long a login can be refreshed after it was last used."""
+    attempts: Count = 10
+    """Failed logins of one name within `window` before more are refused; of all names together, a hundred times as
+    many."""
+    window: Seconds = 300
+    """See `attempts`."""
+
+
+class AuthSettings(Section):
+    """Credentials beside API keys."""
+
+    jwt: JwtSettings | None = None
+    """Tokens of an identity provider; unset means that none are taken."""
+    login: LoginSettings = LoginSettings()
+    """Logins with name and password."""
+
+
+class CreditPriceSettings(Section):
+    """What an operation costs, in millionths of a currency. All parts add up; the first price that fits counts."""
+
+    operation: str = "chat"
+    """`chat`, `embeddings`, or `tool:NAME`."""
+    model: str = "*"
+    """The models it is for: an id, or a pattern where `*` stands for any text."""
+    currency: str = ""
+    """The currency that it is in; empty means any of them, at the same figure."""
+    request_micros: Annotated[int, Field(ge=0)] = 0
+    """For each request."""
+    input_micros_per_million: Annotated[int, Field(ge=0)] = 0
+    """For a million tokens read."""
+    cached_input_micros_per_million: Annotated[int, Field(ge=0)] | None = None
+    """For a million tokens read from the provider's cache; unset means as all others."""
+    output_micros_per_million: Annotated[int, Field(ge=0)] = 0
+    """For a million tokens written."""
+
+
+CurrencyName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class CreditSettings(Section):
+    """What is charged for work."""
+
+    enabled: bool = False
+    """Whether anything is charged."""
+    currency: CurrencyName = "credits"
+    """The currency of accounts and requests that name none."""
+    currencies: tuple[CurrencyName, ...] = ()
+    """More currencies that requests may name as their token type, for example `spark` and `sogni`."""
+    auto: tuple[CurrencyName, ...] = ()
+    """What `auto` and an unnamed token type mean: the first of these that has a price for the model and balance
+    enough; empty means `currency`."""
+    when_short: Literal["refuse", "lower"] = "refuse"
+    """What happens when the balance does not buy the work at its longest: it is refused, or its output limit is
+    lowered to what the balance buys."""
+    max_output_tokens: Count = 4096
+    """The output limit of work where neither the request nor the model has one."""
+    charge_failed: bool = False
+    """Whether runs are charged for that failed after something was said, by no doing of the caller."""
+    prices: tuple[CreditPriceSettings, ...] = ()
+    """What things cost; what has no price is free."""
+    welcome_micros: Annotated[int, Field(ge=0)] = 0
+    """What a new account is granted, in `currency`."""
+
+
+class PlanSettings(Section):
+    """A monthly plan that accounts can be subscribed to."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+    """Its name."""
+    currency: CurrencyName | Literal[""] = ""
+    """The currency of the quota; empty means `credits.currency`."""
+    monthly_micros: Annotated[int, Field(ge=0)] = 0
+    """What each month grants."""
+    rollover_micros: Annotated[int, Field(ge=0)] = 0
+    """The most of what a month's quota left that stays when the next one begins; what was granted otherwise always
+    stays."""
+    limits: RateSettings = RateSettings()
+    """How much its accounts may ask for."""
+
+
+class RateLimitSettings(Section):
+    """How much callers may ask for."""
+
+    storage: SecretStr = SecretStr("memory://")
+    """Where requests are counted: `memory://` for one process, `redis://HOST:PORT/N` (or `valkey://`) for several."""
+    key: RateSettings = RateSettings()
+    """For each key that has no limits of its own."""
+    user: RateSettings = RateSettings()
+    """For each user."""
+    account: RateSettings = RateSettings()
+    """For each account that has no limits of its own, nor a plan with some."""
+
+
+class UsageSettings(Section):
+    """What is kept of finished runs."""
+
+    enabled: bool = True
+    """Whether anything is."""
+    retention_days: Annotated[int, Field(ge=0)] = 90
+    """Days that the record of each run is kept; 0 means for ever."""
+    sums_retention_days: Annotated[int, Field(ge=0)] = 730
+    """Days that the hourly sums are kept; 0 means for ever."""
+
+
+class ConversationSettings(Section):
+    """How conversations are kept."""
+
+    purge_after_days: Annotated[float, Field(ge=0)] = 30
+    """Days after which deleted ones are gone for good."""
+    retention_days: Annotated[float, Field(ge=0)] = 0
+    """Days without a change after which they are deleted; 0 means never. Pinned ones stay."""
+    max_messages: Count = 10_000
+    """Most messages of one."""
+    title: Literal["first_message", "model"] = "first_message"
+    """Where the title of an untitled one comes from: the beginning of the first message, or a model that is asked
+    for one."""
+    title_model: str = ""
+    """The model that is asked; empty means that of the run."""
+
+
+class PersonaSettings(Section):
+    """A persona that everybody may name."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    """The name that requests ask for it by."""
+    display_name: str = ""
+    """What it is called among people."""
+    description: str = ""
+    """What it is good for."""
+    system_prompt: str = ""
+    """The instructions that precede every conversation."""
+    model: str = ""
+    """The model that answers; empty means the request's."""
+    sampling: dict[SamplingName, float] = Field(default_factory=dict)
+    """Sampling values of requests that leave them open."""
+    tools: tuple[dict[str, object], ...] = ()
+    """Function tools that it may call beside the request's, each as `{name, description, parameters}`."""
+    greeting: str = ""
+    """What it says first, for user interfaces."""
+
+
 class TracingSettings(Section):
     """OpenTelemetry traces; they need the extra `otel`."""
 
@@ -357,6 +551,14 @@ class Settings(Section):
     vision: VisionSettings = VisionSettings()
     proxy: ProxySettings = ProxySettings()
     tracing: TracingSettings = TracingSettings()
+    auth: AuthSettings = AuthSettings()
+    credits: CreditSettings = CreditSettings()
+    plans: tuple[PlanSettings, ...] = ()
+    rate_limits: RateLimitSettings = RateLimitSettings()
+    usage: UsageSettings = UsageSettings()
+    conversations: ConversationSettings = ConversationSettings()
+    personas: tuple[PersonaSettings, ...] = ()
+    """Personas beside those that ship; one of the same name takes its place."""
     providers: tuple[ProviderSettings, ...] = ()
     models: tuple[ModelSettings, ...] = ()
     default_model: str = ""

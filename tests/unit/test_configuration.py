@@ -118,6 +118,10 @@ PROVIDER = '[[providers]]\nname = "{0}"\ndialect = "{1}"\n{2}\n'
             PROVIDER.format("local", "scripted", ""),
             "providers[0].name: 'local' is the embedded model's; choose another",
         ),
+        (
+            PROVIDER.format("proxy", "scripted", ""),
+            "providers[0].name: 'proxy' is what servers are called that requests name; choose another",
+        ),
         (PROVIDER.format("a", "scripted", "") * 2, "providers[1].name: 'a' is used twice"),
         (
             PROVIDER.format("a", "openai_chat", ""),
@@ -342,3 +346,67 @@ def test_any_other_text_is_the_secret_itself(text: str) -> None:
 def test_a_reference_never_comes_back_as_the_secret(kind: str, name: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         read_secret(kind + name, {}, Path("/nonexistent"))
+
+
+def test_a_section_that_may_be_absent_is_filled_from_file_and_variables(tmp_path: Path) -> None:
+    file = tmp_path / "dragoman.toml"
+    file.write_text('[auth.jwt]\nissuer = "https://id.example"\nhs256_secret = "env:JWT_SECRET"\n')
+    variables = {"DRAGOMAN_AUTH__JWT__AUDIENCE": "dragoman", "JWT_SECRET": "s" * 32}
+    jwt = load(file, variables).auth.jwt
+    assert jwt is not None
+    assert (jwt.issuer, jwt.audience) == ("https://id.example", "dragoman")
+    assert jwt.hs256_secret is not None
+    assert jwt.hs256_secret.get_secret_value() == "s" * 32
+    assert load(None, {}).auth.jwt is None
+    with pytest.raises(ConfigurationError) as refused:
+        load(None, {"DRAGOMAN_AUTH__JWT__AUDIENCE": "dragoman"})
+    assert any("issuer" in problem for problem in refused.value.problems)
+
+
+SECRET = "a-shared-secret-of-32-bytes-or-more"
+JWT = f'[auth.jwt]\nissuer = "https://i"\naudience = "a"\nhs256_secret = "{SECRET}"\n'
+
+
+def test_an_identity_provider_comes_from_a_file_or_from_variables(tmp_path: Path) -> None:
+    assert load(environ={}).auth.jwt is None
+    file = write(tmp_path, JWT.replace(f'"{SECRET}"', '"env:JWT_SECRET"'))
+    jwt = load(file, {"JWT_SECRET": SECRET, "DRAGOMAN_AUTH__JWT__AUDIENCE": "b"}).auth.jwt
+    assert jwt is not None
+    assert jwt.hs256_secret is not None
+    assert (jwt.issuer, jwt.audience, jwt.hs256_secret.get_secret_value()) == ("https://i", "b", SECRET)
+    names = {"ISSUER": "https://i", "AUDIENCE": "a", "JWKS_URL": "https://i/keys", "LEEWAY": "5"}
+    jwt = load(environ={f"DRAGOMAN_AUTH__JWT__{name}": text for name, text in names.items()}).auth.jwt
+    assert jwt is not None
+    assert (jwt.jwks_url, jwt.leeway, jwt.hs256_secret) == ("https://i/keys", 5, None)
+    key = tmp_path / "key.pem"
+    key.write_text("-----BEGIN PUBLIC KEY-----\n")
+    jwt = load(write(tmp_path, JWT + 'public_key = "file:key.pem"\n')).auth.jwt
+    assert jwt is not None
+    assert jwt.public_key is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (JWT.replace(SECRET, "short"), "auth.jwt.hs256_secret: must have at least 32 bytes"),
+        (JWT.replace("https://i", "dragoman"), "auth.jwt.issuer: must not be 'dragoman'"),
+        ('[auth.jwt]\nissuer = "i"\naudience = "a"\n', "auth.jwt: needs one of hs256_secret, public_key and jwks_url"),
+        ('[auth.jwt]\nissuer = "i"\n', "auth.jwt.audience: is required"),
+        (JWT + 'jwks_url = "http://i/keys"\n', "auth.jwt.jwks_url: must start with https://"),
+        (JWT + 'jwks_url = "file:///keys"\n', "auth.jwt.jwks_url: must start with https://"),
+        (JWT.replace(f'hs256_secret = "{SECRET}"', 'jwks_url = "https://i/k"\nalgorithms = ["HS256"]'), "names HS256"),
+        (JWT + 'algorithms = ["none"]\n', "auth.jwt.algorithms[0]: must be"),
+        (JWT + 'isuer = "x"\n', "auth.jwt.isuer: unknown key; did you mean auth.jwt.issuer?"),
+        ('[auth.login]\nsecret = "short"\n', "auth.login.secret: must have at least 32 bytes"),
+        ("[auth]\njwt = 1\n", "auth.jwt: must be a table"),
+    ],
+)
+def test_what_is_wrong_with_an_identity_provider_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    found = problems(tmp_path, text)
+    assert any(one.startswith(problem) or problem in one for one in found), found
+    assert not any(SECRET in one for one in found)
+
+
+def test_keys_at_a_loopback_address_need_no_encryption(tmp_path: Path) -> None:
+    for url in ("http://127.0.0.1:8080/k", "http://localhost/k", "http://[::1]/k", "https://idp.example/k"):
+        assert load(write(tmp_path, JWT + f'jwks_url = "{url}"\n')).auth.jwt is not None

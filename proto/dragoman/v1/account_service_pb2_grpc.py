@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """Manages API keys. Every call needs an API key; creating, listing and revoking need one with the role ADMIN.
+    """Manages accounts (the tenants), the users in them, and their credentials. Every call but Login and RefreshLogin needs one. ADMIN manages
+    its own account; OPERATOR manages all of them, and is meant where a request names another account.
     """
 
     def __init__(self, channel):
@@ -50,19 +51,100 @@ class AccountServiceStub:
                 request_serializer=dragoman_dot_v1_dot_account__service__pb2.ListKeysRequest.SerializeToString,
                 response_deserializer=dragoman_dot_v1_dot_account__service__pb2.ListKeysResponse.FromString,
                 _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/dragoman.v1.AccountService/UpdateKey',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
         self.RevokeKey = channel.unary_unary(
                 '/dragoman.v1.AccountService/RevokeKey',
                 request_serializer=dragoman_dot_v1_dot_account__service__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=dragoman_dot_v1_dot_account__service__pb2.RevokeKeyResponse.FromString,
                 _registered_method=True)
+        self.CreateAccount = channel.unary_unary(
+                '/dragoman.v1.AccountService/CreateAccount',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.CreateAccountRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.CreateAccountResponse.FromString,
+                _registered_method=True)
+        self.GetAccount = channel.unary_unary(
+                '/dragoman.v1.AccountService/GetAccount',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.GetAccountRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.GetAccountResponse.FromString,
+                _registered_method=True)
+        self.ListAccounts = channel.unary_unary(
+                '/dragoman.v1.AccountService/ListAccounts',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.ListAccountsRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.ListAccountsResponse.FromString,
+                _registered_method=True)
+        self.UpdateAccount = channel.unary_unary(
+                '/dragoman.v1.AccountService/UpdateAccount',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.UpdateAccountRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.UpdateAccountResponse.FromString,
+                _registered_method=True)
+        self.DeleteAccount = channel.unary_unary(
+                '/dragoman.v1.AccountService/DeleteAccount',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.DeleteAccountResponse.FromString,
+                _registered_method=True)
+        self.ExportAccount = channel.unary_stream(
+                '/dragoman.v1.AccountService/ExportAccount',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.ExportAccountRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.ExportAccountResponse.FromString,
+                _registered_method=True)
+        self.CreateUser = channel.unary_unary(
+                '/dragoman.v1.AccountService/CreateUser',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.CreateUserRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.CreateUserResponse.FromString,
+                _registered_method=True)
+        self.GetUser = channel.unary_unary(
+                '/dragoman.v1.AccountService/GetUser',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.GetUserRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.GetUserResponse.FromString,
+                _registered_method=True)
+        self.ListUsers = channel.unary_unary(
+                '/dragoman.v1.AccountService/ListUsers',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/dragoman.v1.AccountService/UpdateUser',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/dragoman.v1.AccountService/DeleteUser',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
+        self.Login = channel.unary_unary(
+                '/dragoman.v1.AccountService/Login',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.LoginRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.LoginResponse.FromString,
+                _registered_method=True)
+        self.RefreshLogin = channel.unary_unary(
+                '/dragoman.v1.AccountService/RefreshLogin',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.RefreshLoginRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.RefreshLoginResponse.FromString,
+                _registered_method=True)
+        self.Logout = channel.unary_unary(
+                '/dragoman.v1.AccountService/Logout',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.LogoutRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.LogoutResponse.FromString,
+                _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/dragoman.v1.AccountService/ListAuditEntries',
+                request_serializer=dragoman_dot_v1_dot_account__service__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_account__service__pb2.ListAuditEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
-    """Manages API keys. Every call needs an API key; creating, listing and revoking need one with the role ADMIN.
+    """Manages accounts (the tenants), the users in them, and their credentials. Every call but Login and RefreshLogin needs one. ADMIN manages
+    its own account; OPERATOR manages all of them, and is meant where a request names another account.
     """
 
     def GetCaller(self, request, context):
-        """Tells whose key the call carries.
+        """Tells whose credential the call carries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,8 +164,121 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateKey(self, request, context):
+        """Changes a key, at once on this server and within seconds on others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeKey(self, request, context):
-        """Revokes a key, at once on this server and within seconds on others. Repeatable.
+        """Revokes a key for good, at once on this server and within seconds on others. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateAccount(self, request, context):
+        """Makes an account. Needs OPERATOR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccount(self, request, context):
+        """Returns an account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccounts(self, request, context):
+        """Lists all accounts, oldest first. Needs OPERATOR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAccount(self, request, context):
+        """Changes an account. Needs OPERATOR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAccount(self, request, context):
+        """Erases an account and every row of it. Needs OPERATOR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAccount(self, request, context):
+        """Streams everything that is stored of an account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateUser(self, request, context):
+        """Makes a user of an account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUser(self, request, context):
+        """Returns a user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsers(self, request, context):
+        """Lists the users of an account, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUser(self, request, context):
+        """Changes a user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """Erases a user and every row of theirs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Login(self, request, context):
+        """Exchanges a name and a password for tokens. Needs no credential; throttled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshLogin(self, request, context):
+        """Exchanges a refresh token, which is then used up, for new tokens. Needs no credential. A refresh token that comes twice ends its
+        login: somebody else has a copy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Logout(self, request, context):
+        """Ends the login that a refresh token belongs to. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEntries(self, request, context):
+        """Lists what administrators did, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,10 +302,90 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=dragoman_dot_v1_dot_account__service__pb2.ListKeysRequest.FromString,
                     response_serializer=dragoman_dot_v1_dot_account__service__pb2.ListKeysResponse.SerializeToString,
             ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.UpdateKeyResponse.SerializeToString,
+            ),
             'RevokeKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKey,
                     request_deserializer=dragoman_dot_v1_dot_account__service__pb2.RevokeKeyRequest.FromString,
                     response_serializer=dragoman_dot_v1_dot_account__service__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'CreateAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAccount,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.CreateAccountRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.CreateAccountResponse.SerializeToString,
+            ),
+            'GetAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccount,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.GetAccountRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.GetAccountResponse.SerializeToString,
+            ),
+            'ListAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccounts,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.ListAccountsRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.ListAccountsResponse.SerializeToString,
+            ),
+            'UpdateAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccount,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.UpdateAccountRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.UpdateAccountResponse.SerializeToString,
+            ),
+            'DeleteAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAccount,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.DeleteAccountRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.DeleteAccountResponse.SerializeToString,
+            ),
+            'ExportAccount': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportAccount,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.ExportAccountRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.ExportAccountResponse.SerializeToString,
+            ),
+            'CreateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUser,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.CreateUserRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.CreateUserResponse.SerializeToString,
+            ),
+            'GetUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUser,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.GetUserRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.GetUserResponse.SerializeToString,
+            ),
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.ListUsersRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.UpdateUserRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.UpdateUserResponse.SerializeToString,
+            ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.DeleteUserRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'Login': grpc.unary_unary_rpc_method_handler(
+                    servicer.Login,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.LoginRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.LoginResponse.SerializeToString,
+            ),
+            'RefreshLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshLogin,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.RefreshLoginRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.RefreshLoginResponse.SerializeToString,
+            ),
+            'Logout': grpc.unary_unary_rpc_method_handler(
+                    servicer.Logout,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.LogoutRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.LogoutResponse.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=dragoman_dot_v1_dot_account__service__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_account__service__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -121,7 +396,8 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """Manages API keys. Every call needs an API key; creating, listing and revoking need one with the role ADMIN.
+    """Manages accounts (the tenants), the users in them, and their credentials. Every call but Login and RefreshLogin needs one. ADMIN manages
+    its own account; OPERATOR manages all of them, and is meant where a request names another account.
     """
 
     @staticmethod
@@ -206,6 +482,33 @@ class AccountService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/UpdateKey',
+            dragoman_dot_v1_dot_account__service__pb2.UpdateKeyRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.UpdateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RevokeKey(request,
             target,
             options=(),
@@ -222,6 +525,411 @@ class AccountService:
             '/dragoman.v1.AccountService/RevokeKey',
             dragoman_dot_v1_dot_account__service__pb2.RevokeKeyRequest.SerializeToString,
             dragoman_dot_v1_dot_account__service__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/CreateAccount',
+            dragoman_dot_v1_dot_account__service__pb2.CreateAccountRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.CreateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/GetAccount',
+            dragoman_dot_v1_dot_account__service__pb2.GetAccountRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/ListAccounts',
+            dragoman_dot_v1_dot_account__service__pb2.ListAccountsRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.ListAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/UpdateAccount',
+            dragoman_dot_v1_dot_account__service__pb2.UpdateAccountRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.UpdateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/DeleteAccount',
+            dragoman_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.DeleteAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dragoman.v1.AccountService/ExportAccount',
+            dragoman_dot_v1_dot_account__service__pb2.ExportAccountRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.ExportAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/CreateUser',
+            dragoman_dot_v1_dot_account__service__pb2.CreateUserRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.CreateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/GetUser',
+            dragoman_dot_v1_dot_account__service__pb2.GetUserRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.GetUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/ListUsers',
+            dragoman_dot_v1_dot_account__service__pb2.ListUsersRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/UpdateUser',
+            dragoman_dot_v1_dot_account__service__pb2.UpdateUserRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/DeleteUser',
+            dragoman_dot_v1_dot_account__service__pb2.DeleteUserRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Login(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/Login',
+            dragoman_dot_v1_dot_account__service__pb2.LoginRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.LoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/RefreshLogin',
+            dragoman_dot_v1_dot_account__service__pb2.RefreshLoginRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.RefreshLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Logout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/Logout',
+            dragoman_dot_v1_dot_account__service__pb2.LogoutRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.LogoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.AccountService/ListAuditEntries',
+            dragoman_dot_v1_dot_account__service__pb2.ListAuditEntriesRequest.SerializeToString,
+            dragoman_dot_v1_dot_account__service__pb2.ListAuditEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,37 +27,111 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """Manages API keys. Every call needs an API key; creating, listing and revoking need one with the role ADMIN."""
+    """Manages accounts (the tenants), the users in them, and their credentials. Every call but Login and RefreshLogin needs one. ADMIN manages
+    its own account; OPERATOR manages all of them, and is meant where a request names another account.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccountServiceAsyncStub: ...
     GetCaller: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetCallerRequest, _account_service_pb2.GetCallerResponse]
-    """Tells whose key the call carries."""
+    """Tells whose credential the call carries."""
     CreateKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateKeyRequest, _account_service_pb2.CreateKeyResponse]
     """Makes a key. The secret is returned once and stored only as a hash."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListKeysRequest, _account_service_pb2.ListKeysResponse]
     """Lists the keys of the account, oldest first, revoked and expired ones included."""
+    UpdateKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateKeyRequest, _account_service_pb2.UpdateKeyResponse]
+    """Changes a key, at once on this server and within seconds on others."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RevokeKeyRequest, _account_service_pb2.RevokeKeyResponse]
-    """Revokes a key, at once on this server and within seconds on others. Repeatable."""
+    """Revokes a key for good, at once on this server and within seconds on others. Repeatable."""
+    CreateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateAccountRequest, _account_service_pb2.CreateAccountResponse]
+    """Makes an account. Needs OPERATOR."""
+    GetAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]
+    """Returns an account."""
+    ListAccounts: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListAccountsRequest, _account_service_pb2.ListAccountsResponse]
+    """Lists all accounts, oldest first. Needs OPERATOR."""
+    UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
+    """Changes an account. Needs OPERATOR."""
+    DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
+    """Erases an account and every row of it. Needs OPERATOR."""
+    ExportAccount: _grpc.UnaryStreamMultiCallable[_account_service_pb2.ExportAccountRequest, _account_service_pb2.ExportAccountResponse]
+    """Streams everything that is stored of an account."""
+    CreateUser: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateUserRequest, _account_service_pb2.CreateUserResponse]
+    """Makes a user of an account."""
+    GetUser: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetUserRequest, _account_service_pb2.GetUserResponse]
+    """Returns a user."""
+    ListUsers: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListUsersRequest, _account_service_pb2.ListUsersResponse]
+    """Lists the users of an account, oldest first."""
+    UpdateUser: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateUserRequest, _account_service_pb2.UpdateUserResponse]
+    """Changes a user."""
+    DeleteUser: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteUserRequest, _account_service_pb2.DeleteUserResponse]
+    """Erases a user and every row of theirs."""
+    Login: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.LoginRequest, _account_service_pb2.LoginResponse]
+    """Exchanges a name and a password for tokens. Needs no credential; throttled."""
+    RefreshLogin: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RefreshLoginRequest, _account_service_pb2.RefreshLoginResponse]
+    """Exchanges a refresh token, which is then used up, for new tokens. Needs no credential. A refresh token that comes twice ends its
+    login: somebody else has a copy.
+    """
+    Logout: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.LogoutRequest, _account_service_pb2.LogoutResponse]
+    """Ends the login that a refresh token belongs to. Repeatable."""
+    ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListAuditEntriesRequest, _account_service_pb2.ListAuditEntriesResponse]
+    """Lists what administrators did, newest first."""
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
-    """Manages API keys. Every call needs an API key; creating, listing and revoking need one with the role ADMIN."""
+    """Manages accounts (the tenants), the users in them, and their credentials. Every call but Login and RefreshLogin needs one. ADMIN manages
+    its own account; OPERATOR manages all of them, and is meant where a request names another account.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCaller: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetCallerRequest, _account_service_pb2.GetCallerResponse]  # type: ignore[assignment]
-    """Tells whose key the call carries."""
+    """Tells whose credential the call carries."""
     CreateKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateKeyRequest, _account_service_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """Makes a key. The secret is returned once and stored only as a hash."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListKeysRequest, _account_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists the keys of the account, oldest first, revoked and expired ones included."""
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateKeyRequest, _account_service_pb2.UpdateKeyResponse]  # type: ignore[assignment]
+    """Changes a key, at once on this server and within seconds on others."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RevokeKeyRequest, _account_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
-    """Revokes a key, at once on this server and within seconds on others. Repeatable."""
+    """Revokes a key for good, at once on this server and within seconds on others. Repeatable."""
+    CreateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateAccountRequest, _account_service_pb2.CreateAccountResponse]  # type: ignore[assignment]
+    """Makes an account. Needs OPERATOR."""
+    GetAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]  # type: ignore[assignment]
+    """Returns an account."""
+    ListAccounts: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListAccountsRequest, _account_service_pb2.ListAccountsResponse]  # type: ignore[assignment]
+    """Lists all accounts, oldest first. Needs OPERATOR."""
+    UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
+    """Changes an account. Needs OPERATOR."""
+    DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
+    """Erases an account and every row of it. Needs OPERATOR."""
+    ExportAccount: _aio.UnaryStreamMultiCallable[_account_service_pb2.ExportAccountRequest, _account_service_pb2.ExportAccountResponse]  # type: ignore[assignment]
+    """Streams everything that is stored of an account."""
+    CreateUser: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateUserRequest, _account_service_pb2.CreateUserResponse]  # type: ignore[assignment]
+    """Makes a user of an account."""
+    GetUser: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetUserRequest, _account_service_pb2.GetUserResponse]  # type: ignore[assignment]
+    """Returns a user."""
+    ListUsers: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListUsersRequest, _account_service_pb2.ListUsersResponse]  # type: ignore[assignment]
+    """Lists the users of an account, oldest first."""
+    UpdateUser: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateUserRequest, _account_service_pb2.UpdateUserResponse]  # type: ignore[assignment]
+    """Changes a user."""
+    DeleteUser: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteUserRequest, _account_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
+    """Erases a user and every row of theirs."""
+    Login: _aio.UnaryUnaryMultiCallable[_account_service_pb2.LoginRequest, _account_service_pb2.LoginResponse]  # type: ignore[assignment]
+    """Exchanges a name and a password for tokens. Needs no credential; throttled."""
+    RefreshLogin: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RefreshLoginRequest, _account_service_pb2.RefreshLoginResponse]  # type: ignore[assignment]
+    """Exchanges a refresh token, which is then used up, for new tokens. Needs no credential. A refresh token that comes twice ends its
+    login: somebody else has a copy.
+    """
+    Logout: _aio.UnaryUnaryMultiCallable[_account_service_pb2.LogoutRequest, _account_service_pb2.LogoutResponse]  # type: ignore[assignment]
+    """Ends the login that a refresh token belongs to. Repeatable."""
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListAuditEntriesRequest, _account_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
+    """Lists what administrators did, newest first."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages API keys. Every call needs an API key; creating, listing and revoking need one with the role ADMIN."""
+    """Manages accounts (the tenants), the users in them, and their credentials. Every call but Login and RefreshLogin needs one. ADMIN manages
+    its own account; OPERATOR manages all of them, and is meant where a request names another account.
+    """
 
     @_abc_1.abstractmethod
     def GetCaller(
@@ -65,7 +139,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.GetCallerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.GetCallerResponse, _abc.Awaitable[_account_service_pb2.GetCallerResponse]]:
-        """Tells whose key the call carries."""
+        """Tells whose credential the call carries."""
 
     @_abc_1.abstractmethod
     def CreateKey(
@@ -84,11 +158,141 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the keys of the account, oldest first, revoked and expired ones included."""
 
     @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _account_service_pb2.UpdateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.UpdateKeyResponse, _abc.Awaitable[_account_service_pb2.UpdateKeyResponse]]:
+        """Changes a key, at once on this server and within seconds on others."""
+
+    @_abc_1.abstractmethod
     def RevokeKey(
         self,
         request: _account_service_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.RevokeKeyResponse, _abc.Awaitable[_account_service_pb2.RevokeKeyResponse]]:
-        """Revokes a key, at once on this server and within seconds on others. Repeatable."""
+        """Revokes a key for good, at once on this server and within seconds on others. Repeatable."""
+
+    @_abc_1.abstractmethod
+    def CreateAccount(
+        self,
+        request: _account_service_pb2.CreateAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.CreateAccountResponse, _abc.Awaitable[_account_service_pb2.CreateAccountResponse]]:
+        """Makes an account. Needs OPERATOR."""
+
+    @_abc_1.abstractmethod
+    def GetAccount(
+        self,
+        request: _account_service_pb2.GetAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.GetAccountResponse, _abc.Awaitable[_account_service_pb2.GetAccountResponse]]:
+        """Returns an account."""
+
+    @_abc_1.abstractmethod
+    def ListAccounts(
+        self,
+        request: _account_service_pb2.ListAccountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ListAccountsResponse, _abc.Awaitable[_account_service_pb2.ListAccountsResponse]]:
+        """Lists all accounts, oldest first. Needs OPERATOR."""
+
+    @_abc_1.abstractmethod
+    def UpdateAccount(
+        self,
+        request: _account_service_pb2.UpdateAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.UpdateAccountResponse, _abc.Awaitable[_account_service_pb2.UpdateAccountResponse]]:
+        """Changes an account. Needs OPERATOR."""
+
+    @_abc_1.abstractmethod
+    def DeleteAccount(
+        self,
+        request: _account_service_pb2.DeleteAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.DeleteAccountResponse, _abc.Awaitable[_account_service_pb2.DeleteAccountResponse]]:
+        """Erases an account and every row of it. Needs OPERATOR."""
+
+    @_abc_1.abstractmethod
+    def ExportAccount(
+        self,
+        request: _account_service_pb2.ExportAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_account_service_pb2.ExportAccountResponse], _abc.AsyncIterator[_account_service_pb2.ExportAccountResponse]]:
+        """Streams everything that is stored of an account."""
+
+    @_abc_1.abstractmethod
+    def CreateUser(
+        self,
+        request: _account_service_pb2.CreateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.CreateUserResponse, _abc.Awaitable[_account_service_pb2.CreateUserResponse]]:
+        """Makes a user of an account."""
+
+    @_abc_1.abstractmethod
+    def GetUser(
+        self,
+        request: _account_service_pb2.GetUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.GetUserResponse, _abc.Awaitable[_account_service_pb2.GetUserResponse]]:
+        """Returns a user."""
+
+    @_abc_1.abstractmethod
+    def ListUsers(
+        self,
+        request: _account_service_pb2.ListUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ListUsersResponse, _abc.Awaitable[_account_service_pb2.ListUsersResponse]]:
+        """Lists the users of an account, oldest first."""
+
+    @_abc_1.abstractmethod
+    def UpdateUser(
+        self,
+        request: _account_service_pb2.UpdateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.UpdateUserResponse, _abc.Awaitable[_account_service_pb2.UpdateUserResponse]]:
+        """Changes a user."""
+
+    @_abc_1.abstractmethod
+    def DeleteUser(
+        self,
+        request: _account_service_pb2.DeleteUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.DeleteUserResponse, _abc.Awaitable[_account_service_pb2.DeleteUserResponse]]:
+        """Erases a user and every row of theirs."""
+
+    @_abc_1.abstractmethod
+    def Login(
+        self,
+        request: _account_service_pb2.LoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.LoginResponse, _abc.Awaitable[_account_service_pb2.LoginResponse]]:
+        """Exchanges a name and a password for tokens. Needs no credential; throttled."""
+
+    @_abc_1.abstractmethod
+    def RefreshLogin(
+        self,
+        request: _account_service_pb2.RefreshLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.RefreshLoginResponse, _abc.Awaitable[_account_service_pb2.RefreshLoginResponse]]:
+        """Exchanges a refresh token, which is then used up, for new tokens. Needs no credential. A refresh token that comes twice ends its
+        login: somebody else has a copy.
+        """
+
+    @_abc_1.abstractmethod
+    def Logout(
+        self,
+        request: _account_service_pb2.LogoutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.LogoutResponse, _abc.Awaitable[_account_service_pb2.LogoutResponse]]:
+        """Ends the login that a refresh token belongs to. Repeatable."""
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _account_service_pb2.ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ListAuditEntriesResponse, _abc.Awaitable[_account_service_pb2.ListAuditEntriesResponse]]:
+        """Lists what administrators did, newest first."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -84,7 +84,7 @@ class NumberRange(_message.Message):
     def __init__(self, min: _Optional[float] = ..., max: _Optional[float] = ...) -> None: ...
 
 class ModelTarget(_message.Message):
-    __slots__ = ("provider", "upstream_model", "weight", "order", "health", "in_flight", "queued", "latency_ms")
+    __slots__ = ("provider", "upstream_model", "weight", "order", "health", "in_flight", "queued", "latency_ms", "fault")
     class Health(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         HEALTH_UNSPECIFIED: _ClassVar[ModelTarget.Health]
@@ -105,6 +105,7 @@ class ModelTarget(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     provider: str
     upstream_model: str
     weight: int
@@ -113,7 +114,8 @@ class ModelTarget(_message.Message):
     in_flight: int
     queued: int
     latency_ms: int
-    def __init__(self, provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., weight: _Optional[int] = ..., order: _Optional[int] = ..., health: _Optional[_Union[ModelTarget.Health, str]] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., latency_ms: _Optional[int] = ...) -> None: ...
+    fault: str
+    def __init__(self, provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., weight: _Optional[int] = ..., order: _Optional[int] = ..., health: _Optional[_Union[ModelTarget.Health, str]] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., latency_ms: _Optional[int] = ..., fault: _Optional[str] = ...) -> None: ...
 
 class ModelCapabilities(_message.Message):
     __slots__ = ("tools", "json_schema", "json_object", "logprobs", "reasoning", "vision", "chat", "embeddings", "parallel_tool_calls")

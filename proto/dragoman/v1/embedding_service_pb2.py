@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from dragoman.v1 import usage_pb2 as dragoman_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dragoman/v1/embedding_service.proto\x12\x0b\x64ragoman.v1\x1a\x17\x64ragoman/v1/usage.proto\"\x93\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.dragoman.v1.EmbeddingInput\x12\x17\n\ndimensions\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x11\n\ttask_type\x18\x05 \x01(\tB\r\n\x0b_dimensions\"R\n\x0e\x45mbeddingInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.dragoman.v1.TokenListH\x00\x42\x06\n\x04kind\"\x18\n\tTokenList\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xa9\x01\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0eupstream_model\x18\x03 \x01(\t\x12*\n\nembeddings\x18\x04 \x03(\x0b\x32\x16.dragoman.v1.Embedding\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.dragoman.v1.Usage\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32R\n\x10\x45mbeddingService\x12>\n\x05\x45mbed\x12\x19.dragoman.v1.EmbedRequest\x1a\x1a.dragoman.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dragoman/v1/embedding_service.proto\x12\x0b\x64ragoman.v1\x1a\x17\x64ragoman/v1/usage.proto\"\x93\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.dragoman.v1.EmbeddingInput\x12\x17\n\ndimensions\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x11\n\ttask_type\x18\x05 \x01(\tB\r\n\x0b_dimensions\"R\n\x0e\x45mbeddingInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.dragoman.v1.TokenListH\x00\x42\x06\n\x04kind\"\x18\n\tTokenList\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xfa\x01\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0eupstream_model\x18\x03 \x01(\t\x12*\n\nembeddings\x18\x04 \x03(\x0b\x32\x16.dragoman.v1.Embedding\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.dragoman.v1.Usage\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12#\n\x06\x63harge\x18\x07 \x01(\x0b\x32\x13.dragoman.v1.Charge\x12*\n\nrate_state\x18\x08 \x01(\x0b\x32\x16.dragoman.v1.RateState\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32R\n\x10\x45mbeddingService\x12>\n\x05\x45mbed\x12\x19.dragoman.v1.EmbedRequest\x1a\x1a.dragoman.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,9 +39,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENLIST']._serialized_start=311
   _globals['_TOKENLIST']._serialized_end=335
   _globals['_EMBEDRESPONSE']._serialized_start=338
-  _globals['_EMBEDRESPONSE']._serialized_end=507
-  _globals['_EMBEDDING']._serialized_start=509
-  _globals['_EMBEDDING']._serialized_end=536
-  _globals['_EMBEDDINGSERVICE']._serialized_start=538
-  _globals['_EMBEDDINGSERVICE']._serialized_end=620
+  _globals['_EMBEDRESPONSE']._serialized_end=588
+  _globals['_EMBEDDING']._serialized_start=590
+  _globals['_EMBEDDING']._serialized_end=617
+  _globals['_EMBEDDINGSERVICE']._serialized_start=619
+  _globals['_EMBEDDINGSERVICE']._serialized_end=701
 # @@protoc_insertion_point(module_scope)

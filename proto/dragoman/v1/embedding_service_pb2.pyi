@@ -36,20 +36,24 @@ class TokenList(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
-    __slots__ = ("model", "provider", "upstream_model", "embeddings", "usage", "attempts")
+    __slots__ = ("model", "provider", "upstream_model", "embeddings", "usage", "attempts", "charge", "rate_state")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     UPSTREAM_MODEL_FIELD_NUMBER: _ClassVar[int]
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    CHARGE_FIELD_NUMBER: _ClassVar[int]
+    RATE_STATE_FIELD_NUMBER: _ClassVar[int]
     model: str
     provider: str
     upstream_model: str
     embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     usage: _usage_pb2.Usage
     attempts: int
-    def __init__(self, model: _Optional[str] = ..., provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., usage: _Optional[_Union[_usage_pb2.Usage, _Mapping]] = ..., attempts: _Optional[int] = ...) -> None: ...
+    charge: _usage_pb2.Charge
+    rate_state: _usage_pb2.RateState
+    def __init__(self, model: _Optional[str] = ..., provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., usage: _Optional[_Union[_usage_pb2.Usage, _Mapping]] = ..., attempts: _Optional[int] = ..., charge: _Optional[_Union[_usage_pb2.Charge, _Mapping]] = ..., rate_state: _Optional[_Union[_usage_pb2.RateState, _Mapping]] = ...) -> None: ...
 
 class Embedding(_message.Message):
     __slots__ = ("values",)

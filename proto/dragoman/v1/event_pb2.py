@@ -28,61 +28,61 @@ from dragoman.v1 import usage_pb2 as dragoman_dot_v1_dot_usage__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64ragoman/v1/event.proto\x12\x0b\x64ragoman.v1\x1a\x19\x64ragoman/v1/failure.proto\x1a\x19\x64ragoman/v1/message.proto\x1a\x17\x64ragoman/v1/usage.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\t\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tignorable\x18\x03 \x01(\x08\x12.\n\x0brun_started\x18\x10 \x01(\x0b\x32\x17.dragoman.v1.RunStartedH\x00\x12\x30\n\x0cstep_started\x18\x11 \x01(\x0b\x32\x18.dragoman.v1.StepStartedH\x00\x12\x34\n\x0estep_restarted\x18\x12 \x01(\x0b\x32\x1a.dragoman.v1.StepRestartedH\x00\x12,\n\ntext_delta\x18\x13 \x01(\x0b\x32\x16.dragoman.v1.TextDeltaH\x00\x12\x36\n\x0freasoning_delta\x18\x14 \x01(\x0b\x32\x1b.dragoman.v1.ReasoningDeltaH\x00\x12\x32\n\rrefusal_delta\x18\x15 \x01(\x0b\x32\x19.dragoman.v1.RefusalDeltaH\x00\x12\x39\n\x11tool_call_started\x18\x16 \x01(\x0b\x32\x1c.dragoman.v1.ToolCallStartedH\x00\x12H\n\x19tool_call_arguments_delta\x18\x17 \x01(\x0b\x32#.dragoman.v1.ToolCallArgumentsDeltaH\x00\x12=\n\x13tool_call_completed\x18\x18 \x01(\x0b\x32\x1e.dragoman.v1.ToolCallCompletedH\x00\x12\x32\n\rtool_progress\x18\x19 \x01(\x0b\x32\x19.dragoman.v1.ToolProgressH\x00\x12\x36\n\x0btool_result\x18\x1a \x01(\x0b\x32\x1f.dragoman.v1.ToolResultReceivedH\x00\x12\x34\n\x0eservice_result\x18\x1b \x01(\x0b\x32\x1a.dragoman.v1.ServiceResultH\x00\x12\x38\n\x10\x61rtifact_created\x18\x1c \x01(\x0b\x32\x1c.dragoman.v1.ArtifactCreatedH\x00\x12\x36\n\x0f\x63hoice_finished\x18\x1d \x01(\x0b\x32\x1b.dragoman.v1.ChoiceFinishedH\x00\x12\x34\n\x0eusage_reported\x18\x1e \x01(\x0b\x32\x1a.dragoman.v1.UsageReportedH\x00\x12\x34\n\x0estep_completed\x18\x1f \x01(\x0b\x32\x1a.dragoman.v1.StepCompletedH\x00\x12\x32\n\rrun_completed\x18  \x01(\x0b\x32\x19.dragoman.v1.RunCompletedH\x00\x12,\n\nrun_failed\x18! \x01(\x0b\x32\x16.dragoman.v1.RunFailedH\x00\x12\x32\n\rrun_cancelled\x18\" \x01(\x0b\x32\x19.dragoman.v1.RunCancelledH\x00\x12.\n\x0b\x61udio_delta\x18# \x01(\x0b\x32\x17.dragoman.v1.AudioDeltaH\x00\x42\x06\n\x04kind\"\x1b\n\nRunStarted\x12\r\n\x05model\x18\x01 \x01(\t\"\x8c\x01\n\x0bStepStarted\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0eupstream_model\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\x16\n\x0e\x64ropped_params\x18\x05 \x03(\t\x12\x19\n\x11\x65mulated_features\x18\x06 \x03(\t\"@\n\rStepRestarted\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x1e\n\x16\x64iscards_from_sequence\x18\x02 \x01(\x03\"\x86\x01\n\tTextDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.dragoman.v1.TokenLogprob\x12(\n\tcitations\x18\x04 \x03(\x0b\x32\x15.dragoman.v1.Citation\"Y\n\x0eReasoningDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x10\n\x08redacted\x18\x04 \x01(\x08\"_\n\x0cRefusalDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.dragoman.v1.TokenLogprob\"\x87\x01\n\nAudioDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x10\n\x08\x61udio_id\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x12\n\ntranscript\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12$\n\x03top\x18\x04 \x03(\x0b\x32\x17.dragoman.v1.TopLogprob\"A\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\"\x97\x01\n\x0fToolCallStarted\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x12\n\ncall_index\x18\x02 \x01(\x05\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12(\n\ttool_kind\x18\x05 \x01(\x0e\x32\x15.dragoman.v1.ToolKind\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"U\n\x16ToolCallArgumentsDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x12\n\ncall_index\x18\x02 \x01(\x05\x12\x11\n\targuments\x18\x03 \x01(\t\"=\n\x11ToolCallCompleted\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x12\n\ncall_index\x18\x02 \x01(\x05\"T\n\x0cToolProgress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x15\n\x08\x66raction\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x03 \x01(\tB\x0b\n\t_fraction\"=\n\x12ToolResultReceived\x12\'\n\x06result\x18\x01 \x01(\x0b\x32\x17.dragoman.v1.ToolResult\"5\n\rServiceResult\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\"N\n\x0f\x41rtifactCreated\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"o\n\x0e\x43hoiceFinished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.dragoman.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x03 \x01(\t\"]\n\rUsageReported\x12%\n\tlast_call\x18\x01 \x01(\x0b\x32\x12.dragoman.v1.Usage\x12%\n\trun_total\x18\x02 \x01(\x0b\x32\x12.dragoman.v1.Usage\"C\n\rStepCompleted\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.dragoman.v1.Usage\"\x0e\n\x0cRunCompleted\"2\n\tRunFailed\x12%\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.dragoman.v1.Failure\"9\n\x0cRunCancelled\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.dragoman.v1.CancelReason*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04*\x86\x01\n\x0c\x43\x61ncelReason\x12\x1d\n\x19\x43\x41NCEL_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41NCEL_REASON_REQUESTED\x10\x01\x12\x1e\n\x1a\x43\x41NCEL_REASON_DISCONNECTED\x10\x02\x12\x1a\n\x16\x43\x41NCEL_REASON_SHUTDOWN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64ragoman/v1/event.proto\x12\x0b\x64ragoman.v1\x1a\x19\x64ragoman/v1/failure.proto\x1a\x19\x64ragoman/v1/message.proto\x1a\x17\x64ragoman/v1/usage.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\t\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tignorable\x18\x03 \x01(\x08\x12.\n\x0brun_started\x18\x10 \x01(\x0b\x32\x17.dragoman.v1.RunStartedH\x00\x12\x30\n\x0cstep_started\x18\x11 \x01(\x0b\x32\x18.dragoman.v1.StepStartedH\x00\x12\x34\n\x0estep_restarted\x18\x12 \x01(\x0b\x32\x1a.dragoman.v1.StepRestartedH\x00\x12,\n\ntext_delta\x18\x13 \x01(\x0b\x32\x16.dragoman.v1.TextDeltaH\x00\x12\x36\n\x0freasoning_delta\x18\x14 \x01(\x0b\x32\x1b.dragoman.v1.ReasoningDeltaH\x00\x12\x32\n\rrefusal_delta\x18\x15 \x01(\x0b\x32\x19.dragoman.v1.RefusalDeltaH\x00\x12\x39\n\x11tool_call_started\x18\x16 \x01(\x0b\x32\x1c.dragoman.v1.ToolCallStartedH\x00\x12H\n\x19tool_call_arguments_delta\x18\x17 \x01(\x0b\x32#.dragoman.v1.ToolCallArgumentsDeltaH\x00\x12=\n\x13tool_call_completed\x18\x18 \x01(\x0b\x32\x1e.dragoman.v1.ToolCallCompletedH\x00\x12\x32\n\rtool_progress\x18\x19 \x01(\x0b\x32\x19.dragoman.v1.ToolProgressH\x00\x12\x36\n\x0btool_result\x18\x1a \x01(\x0b\x32\x1f.dragoman.v1.ToolResultReceivedH\x00\x12\x34\n\x0eservice_result\x18\x1b \x01(\x0b\x32\x1a.dragoman.v1.ServiceResultH\x00\x12\x38\n\x10\x61rtifact_created\x18\x1c \x01(\x0b\x32\x1c.dragoman.v1.ArtifactCreatedH\x00\x12\x36\n\x0f\x63hoice_finished\x18\x1d \x01(\x0b\x32\x1b.dragoman.v1.ChoiceFinishedH\x00\x12\x34\n\x0eusage_reported\x18\x1e \x01(\x0b\x32\x1a.dragoman.v1.UsageReportedH\x00\x12\x34\n\x0estep_completed\x18\x1f \x01(\x0b\x32\x1a.dragoman.v1.StepCompletedH\x00\x12\x32\n\rrun_completed\x18  \x01(\x0b\x32\x19.dragoman.v1.RunCompletedH\x00\x12,\n\nrun_failed\x18! \x01(\x0b\x32\x16.dragoman.v1.RunFailedH\x00\x12\x32\n\rrun_cancelled\x18\" \x01(\x0b\x32\x19.dragoman.v1.RunCancelledH\x00\x12.\n\x0b\x61udio_delta\x18# \x01(\x0b\x32\x17.dragoman.v1.AudioDeltaH\x00\x42\x06\n\x04kind\"G\n\nRunStarted\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\nrate_state\x18\x02 \x01(\x0b\x32\x16.dragoman.v1.RateState\"\x8c\x01\n\x0bStepStarted\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0eupstream_model\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\x16\n\x0e\x64ropped_params\x18\x05 \x03(\t\x12\x19\n\x11\x65mulated_features\x18\x06 \x03(\t\"@\n\rStepRestarted\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x1e\n\x16\x64iscards_from_sequence\x18\x02 \x01(\x03\"\x86\x01\n\tTextDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.dragoman.v1.TokenLogprob\x12(\n\tcitations\x18\x04 \x03(\x0b\x32\x15.dragoman.v1.Citation\"Y\n\x0eReasoningDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x10\n\x08redacted\x18\x04 \x01(\x08\"_\n\x0cRefusalDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.dragoman.v1.TokenLogprob\"\x87\x01\n\nAudioDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x10\n\x08\x61udio_id\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x12\n\ntranscript\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12$\n\x03top\x18\x04 \x03(\x0b\x32\x17.dragoman.v1.TopLogprob\"A\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\"\x97\x01\n\x0fToolCallStarted\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x12\n\ncall_index\x18\x02 \x01(\x05\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12(\n\ttool_kind\x18\x05 \x01(\x0e\x32\x15.dragoman.v1.ToolKind\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"U\n\x16ToolCallArgumentsDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x12\n\ncall_index\x18\x02 \x01(\x05\x12\x11\n\targuments\x18\x03 \x01(\t\"=\n\x11ToolCallCompleted\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x12\n\ncall_index\x18\x02 \x01(\x05\"T\n\x0cToolProgress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x15\n\x08\x66raction\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x03 \x01(\tB\x0b\n\t_fraction\"=\n\x12ToolResultReceived\x12\'\n\x06result\x18\x01 \x01(\x0b\x32\x17.dragoman.v1.ToolResult\"5\n\rServiceResult\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\"N\n\x0f\x41rtifactCreated\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"o\n\x0e\x43hoiceFinished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.dragoman.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x03 \x01(\t\"]\n\rUsageReported\x12%\n\tlast_call\x18\x01 \x01(\x0b\x32\x12.dragoman.v1.Usage\x12%\n\trun_total\x18\x02 \x01(\x0b\x32\x12.dragoman.v1.Usage\"C\n\rStepCompleted\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.dragoman.v1.Usage\"a\n\x0cRunCompleted\x12#\n\x06\x63harge\x18\x01 \x01(\x0b\x32\x13.dragoman.v1.Charge\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x03 \x03(\t\"2\n\tRunFailed\x12%\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.dragoman.v1.Failure\"9\n\x0cRunCancelled\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.dragoman.v1.CancelReason*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04*\x86\x01\n\x0c\x43\x61ncelReason\x12\x1d\n\x19\x43\x41NCEL_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41NCEL_REASON_REQUESTED\x10\x01\x12\x1e\n\x1a\x43\x41NCEL_REASON_DISCONNECTED\x10\x02\x12\x1a\n\x16\x43\x41NCEL_REASON_SHUTDOWN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=3210
-  _globals['_FINISHREASON']._serialized_end=3369
-  _globals['_CANCELREASON']._serialized_start=3372
-  _globals['_CANCELREASON']._serialized_end=3506
+  _globals['_FINISHREASON']._serialized_start=3337
+  _globals['_FINISHREASON']._serialized_end=3496
+  _globals['_CANCELREASON']._serialized_start=3499
+  _globals['_CANCELREASON']._serialized_end=3633
   _globals['_RUNEVENT']._serialized_start=153
   _globals['_RUNEVENT']._serialized_end=1340
   _globals['_RUNSTARTED']._serialized_start=1342
-  _globals['_RUNSTARTED']._serialized_end=1369
-  _globals['_STEPSTARTED']._serialized_start=1372
-  _globals['_STEPSTARTED']._serialized_end=1512
-  _globals['_STEPRESTARTED']._serialized_start=1514
-  _globals['_STEPRESTARTED']._serialized_end=1578
-  _globals['_TEXTDELTA']._serialized_start=1581
-  _globals['_TEXTDELTA']._serialized_end=1715
-  _globals['_REASONINGDELTA']._serialized_start=1717
-  _globals['_REASONINGDELTA']._serialized_end=1806
-  _globals['_REFUSALDELTA']._serialized_start=1808
-  _globals['_REFUSALDELTA']._serialized_end=1903
-  _globals['_AUDIODELTA']._serialized_start=1906
-  _globals['_AUDIODELTA']._serialized_end=2041
-  _globals['_TOKENLOGPROB']._serialized_start=2043
-  _globals['_TOKENLOGPROB']._serialized_end=2148
-  _globals['_TOPLOGPROB']._serialized_start=2150
-  _globals['_TOPLOGPROB']._serialized_end=2215
-  _globals['_TOOLCALLSTARTED']._serialized_start=2218
-  _globals['_TOOLCALLSTARTED']._serialized_end=2369
-  _globals['_TOOLCALLARGUMENTSDELTA']._serialized_start=2371
-  _globals['_TOOLCALLARGUMENTSDELTA']._serialized_end=2456
-  _globals['_TOOLCALLCOMPLETED']._serialized_start=2458
-  _globals['_TOOLCALLCOMPLETED']._serialized_end=2519
-  _globals['_TOOLPROGRESS']._serialized_start=2521
-  _globals['_TOOLPROGRESS']._serialized_end=2605
-  _globals['_TOOLRESULTRECEIVED']._serialized_start=2607
-  _globals['_TOOLRESULTRECEIVED']._serialized_end=2668
-  _globals['_SERVICERESULT']._serialized_start=2670
-  _globals['_SERVICERESULT']._serialized_end=2723
-  _globals['_ARTIFACTCREATED']._serialized_start=2725
-  _globals['_ARTIFACTCREATED']._serialized_end=2803
-  _globals['_CHOICEFINISHED']._serialized_start=2805
-  _globals['_CHOICEFINISHED']._serialized_end=2916
-  _globals['_USAGEREPORTED']._serialized_start=2918
-  _globals['_USAGEREPORTED']._serialized_end=3011
-  _globals['_STEPCOMPLETED']._serialized_start=3013
-  _globals['_STEPCOMPLETED']._serialized_end=3080
-  _globals['_RUNCOMPLETED']._serialized_start=3082
-  _globals['_RUNCOMPLETED']._serialized_end=3096
-  _globals['_RUNFAILED']._serialized_start=3098
-  _globals['_RUNFAILED']._serialized_end=3148
-  _globals['_RUNCANCELLED']._serialized_start=3150
-  _globals['_RUNCANCELLED']._serialized_end=3207
+  _globals['_RUNSTARTED']._serialized_end=1413
+  _globals['_STEPSTARTED']._serialized_start=1416
+  _globals['_STEPSTARTED']._serialized_end=1556
+  _globals['_STEPRESTARTED']._serialized_start=1558
+  _globals['_STEPRESTARTED']._serialized_end=1622
+  _globals['_TEXTDELTA']._serialized_start=1625
+  _globals['_TEXTDELTA']._serialized_end=1759
+  _globals['_REASONINGDELTA']._serialized_start=1761
+  _globals['_REASONINGDELTA']._serialized_end=1850
+  _globals['_REFUSALDELTA']._serialized_start=1852
+  _globals['_REFUSALDELTA']._serialized_end=1947
+  _globals['_AUDIODELTA']._serialized_start=1950
+  _globals['_AUDIODELTA']._serialized_end=2085
+  _globals['_TOKENLOGPROB']._serialized_start=2087
+  _globals['_TOKENLOGPROB']._serialized_end=2192
+  _globals['_TOPLOGPROB']._serialized_start=2194
+  _globals['_TOPLOGPROB']._serialized_end=2259
+  _globals['_TOOLCALLSTARTED']._serialized_start=2262
+  _globals['_TOOLCALLSTARTED']._serialized_end=2413
+  _globals['_TOOLCALLARGUMENTSDELTA']._serialized_start=2415
+  _globals['_TOOLCALLARGUMENTSDELTA']._serialized_end=2500
+  _globals['_TOOLCALLCOMPLETED']._serialized_start=2502
+  _globals['_TOOLCALLCOMPLETED']._serialized_end=2563
+  _globals['_TOOLPROGRESS']._serialized_start=2565
+  _globals['_TOOLPROGRESS']._serialized_end=2649
+  _globals['_TOOLRESULTRECEIVED']._serialized_start=2651
+  _globals['_TOOLRESULTRECEIVED']._serialized_end=2712
+  _globals['_SERVICERESULT']._serialized_start=2714
+  _globals['_SERVICERESULT']._serialized_end=2767
+  _globals['_ARTIFACTCREATED']._serialized_start=2769
+  _globals['_ARTIFACTCREATED']._serialized_end=2847
+  _globals['_CHOICEFINISHED']._serialized_start=2849
+  _globals['_CHOICEFINISHED']._serialized_end=2960
+  _globals['_USAGEREPORTED']._serialized_start=2962
+  _globals['_USAGEREPORTED']._serialized_end=3055
+  _globals['_STEPCOMPLETED']._serialized_start=3057
+  _globals['_STEPCOMPLETED']._serialized_end=3124
+  _globals['_RUNCOMPLETED']._serialized_start=3126
+  _globals['_RUNCOMPLETED']._serialized_end=3223
+  _globals['_RUNFAILED']._serialized_start=3225
+  _globals['_RUNFAILED']._serialized_end=3275
+  _globals['_RUNCANCELLED']._serialized_start=3277
+  _globals['_RUNCANCELLED']._serialized_end=3334
 # @@protoc_insertion_point(module_scope)

@@ -88,10 +88,12 @@ class RunEvent(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ignorable: _Optional[bool] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., step_restarted: _Optional[_Union[StepRestarted, _Mapping]] = ..., text_delta: _Optional[_Union[TextDelta, _Mapping]] = ..., reasoning_delta: _Optional[_Union[ReasoningDelta, _Mapping]] = ..., refusal_delta: _Optional[_Union[RefusalDelta, _Mapping]] = ..., tool_call_started: _Optional[_Union[ToolCallStarted, _Mapping]] = ..., tool_call_arguments_delta: _Optional[_Union[ToolCallArgumentsDelta, _Mapping]] = ..., tool_call_completed: _Optional[_Union[ToolCallCompleted, _Mapping]] = ..., tool_progress: _Optional[_Union[ToolProgress, _Mapping]] = ..., tool_result: _Optional[_Union[ToolResultReceived, _Mapping]] = ..., service_result: _Optional[_Union[ServiceResult, _Mapping]] = ..., artifact_created: _Optional[_Union[ArtifactCreated, _Mapping]] = ..., choice_finished: _Optional[_Union[ChoiceFinished, _Mapping]] = ..., usage_reported: _Optional[_Union[UsageReported, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., run_completed: _Optional[_Union[RunCompleted, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., audio_delta: _Optional[_Union[AudioDelta, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "rate_state")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    RATE_STATE_FIELD_NUMBER: _ClassVar[int]
     model: str
-    def __init__(self, model: _Optional[str] = ...) -> None: ...
+    rate_state: _usage_pb2.RateState
+    def __init__(self, model: _Optional[str] = ..., rate_state: _Optional[_Union[_usage_pb2.RateState, _Mapping]] = ...) -> None: ...
 
 class StepStarted(_message.Message):
     __slots__ = ("step_id", "provider", "upstream_model", "attempt", "dropped_params", "emulated_features")
@@ -282,8 +284,14 @@ class StepCompleted(_message.Message):
     def __init__(self, step_id: _Optional[str] = ..., usage: _Optional[_Union[_usage_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class RunCompleted(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("charge", "conversation_id", "message_ids")
+    CHARGE_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_IDS_FIELD_NUMBER: _ClassVar[int]
+    charge: _usage_pb2.Charge
+    conversation_id: str
+    message_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, charge: _Optional[_Union[_usage_pb2.Charge, _Mapping]] = ..., conversation_id: _Optional[str] = ..., message_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunFailed(_message.Message):
     __slots__ = ("failure",)

@@ -30,6 +30,12 @@ class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DURABILITY_EPHEMERAL: _ClassVar[Durability]
     DURABILITY_DURABLE: _ClassVar[Durability]
 
+class HistoryMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HISTORY_MODE_UNSPECIFIED: _ClassVar[HistoryMode]
+    HISTORY_MODE_STORED: _ClassVar[HistoryMode]
+    HISTORY_MODE_GIVEN: _ClassVar[HistoryMode]
+
 class TaskProfile(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TASK_PROFILE_UNSPECIFIED: _ClassVar[TaskProfile]
@@ -43,6 +49,9 @@ DISCONNECT_POLICY_DETACH_FOR: DisconnectPolicy
 DURABILITY_UNSPECIFIED: Durability
 DURABILITY_EPHEMERAL: Durability
 DURABILITY_DURABLE: Durability
+HISTORY_MODE_UNSPECIFIED: HistoryMode
+HISTORY_MODE_STORED: HistoryMode
+HISTORY_MODE_GIVEN: HistoryMode
 TASK_PROFILE_UNSPECIFIED: TaskProfile
 TASK_PROFILE_GENERAL: TaskProfile
 TASK_PROFILE_CODING: TaskProfile
@@ -72,7 +81,7 @@ class RunSpec(_message.Message):
     def __init__(self, chat: _Optional[_Union[ChatSpec, _Mapping]] = ..., disconnect_policy: _Optional[_Union[DisconnectPolicy, str]] = ..., detach_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., durability: _Optional[_Union[Durability, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ChatSpec(_message.Message):
-    __slots__ = ("model", "messages", "sampling", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "verbosity", "modalities", "audio", "prediction", "service_tier", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata", "store", "web_search_options_json", "chat_template_kwargs_json", "moderation_json", "prompt_cache_options_json", "reasoning_budget_tokens", "include_reasoning", "safety_settings", "task_profile", "upstream")
+    __slots__ = ("model", "messages", "sampling", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "verbosity", "modalities", "audio", "prediction", "service_tier", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata", "store", "web_search_options_json", "chat_template_kwargs_json", "moderation_json", "prompt_cache_options_json", "reasoning_budget_tokens", "include_reasoning", "safety_settings", "task_profile", "upstream", "conversation_id", "persona", "context", "token_type", "history_mode", "message_notes")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +117,12 @@ class ChatSpec(_message.Message):
     SAFETY_SETTINGS_FIELD_NUMBER: _ClassVar[int]
     TASK_PROFILE_FIELD_NUMBER: _ClassVar[int]
     UPSTREAM_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    PERSONA_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_TYPE_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_MODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_NOTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]
     sampling: _sampling_pb2.Sampling
@@ -136,7 +151,23 @@ class ChatSpec(_message.Message):
     safety_settings: _containers.RepeatedCompositeFieldContainer[SafetySetting]
     task_profile: TaskProfile
     upstream: Upstream
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_message_pb2.Message, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.Sampling, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[_tool_pb2.Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[_tool_pb2.ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., response_format: _Optional[_Union[_sampling_pb2.ResponseFormat, _Mapping]] = ..., reasoning_effort: _Optional[_Union[_sampling_pb2.ReasoningEffort, str]] = ..., verbosity: _Optional[_Union[_sampling_pb2.Verbosity, str]] = ..., modalities: _Optional[_Iterable[_Union[_sampling_pb2.Modality, str]]] = ..., audio: _Optional[_Union[_sampling_pb2.AudioOutput, _Mapping]] = ..., prediction: _Optional[_Union[_sampling_pb2.Prediction, _Mapping]] = ..., service_tier: _Optional[str] = ..., user: _Optional[str] = ..., safety_identifier: _Optional[str] = ..., prompt_cache_key: _Optional[str] = ..., prompt_cache_retention: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., store: _Optional[bool] = ..., web_search_options_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., moderation_json: _Optional[str] = ..., prompt_cache_options_json: _Optional[str] = ..., reasoning_budget_tokens: _Optional[int] = ..., include_reasoning: _Optional[bool] = ..., safety_settings: _Optional[_Iterable[_Union[SafetySetting, _Mapping]]] = ..., task_profile: _Optional[_Union[TaskProfile, str]] = ..., upstream: _Optional[_Union[Upstream, _Mapping]] = ...) -> None: ...
+    conversation_id: str
+    persona: str
+    context: _containers.RepeatedScalarFieldContainer[str]
+    token_type: str
+    history_mode: HistoryMode
+    message_notes: _containers.RepeatedCompositeFieldContainer[MessageNote]
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_message_pb2.Message, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.Sampling, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[_tool_pb2.Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[_tool_pb2.ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., response_format: _Optional[_Union[_sampling_pb2.ResponseFormat, _Mapping]] = ..., reasoning_effort: _Optional[_Union[_sampling_pb2.ReasoningEffort, str]] = ..., verbosity: _Optional[_Union[_sampling_pb2.Verbosity, str]] = ..., modalities: _Optional[_Iterable[_Union[_sampling_pb2.Modality, str]]] = ..., audio: _Optional[_Union[_sampling_pb2.AudioOutput, _Mapping]] = ..., prediction: _Optional[_Union[_sampling_pb2.Prediction, _Mapping]] = ..., service_tier: _Optional[str] = ..., user: _Optional[str] = ..., safety_identifier: _Optional[str] = ..., prompt_cache_key: _Optional[str] = ..., prompt_cache_retention: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., store: _Optional[bool] = ..., web_search_options_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., moderation_json: _Optional[str] = ..., prompt_cache_options_json: _Optional[str] = ..., reasoning_budget_tokens: _Optional[int] = ..., include_reasoning: _Optional[bool] = ..., safety_settings: _Optional[_Iterable[_Union[SafetySetting, _Mapping]]] = ..., task_profile: _Optional[_Union[TaskProfile, str]] = ..., upstream: _Optional[_Union[Upstream, _Mapping]] = ..., conversation_id: _Optional[str] = ..., persona: _Optional[str] = ..., context: _Optional[_Iterable[str]] = ..., token_type: _Optional[str] = ..., history_mode: _Optional[_Union[HistoryMode, str]] = ..., message_notes: _Optional[_Iterable[_Union[MessageNote, _Mapping]]] = ...) -> None: ...
+
+class MessageNote(_message.Message):
+    __slots__ = ("message_index", "client_id", "details_json")
+    MESSAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_JSON_FIELD_NUMBER: _ClassVar[int]
+    message_index: int
+    client_id: str
+    details_json: str
+    def __init__(self, message_index: _Optional[int] = ..., client_id: _Optional[str] = ..., details_json: _Optional[str] = ...) -> None: ...
 
 class SafetySetting(_message.Message):
     __slots__ = ("category", "threshold")
@@ -157,7 +188,7 @@ class Upstream(_message.Message):
     def __init__(self, base_url: _Optional[str] = ..., api_key: _Optional[str] = ..., dialect: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("id", "state", "model", "provider", "choices", "usage", "failure", "cancel_reason", "create_time", "end_time", "last_sequence", "first_available_sequence", "labels", "upstream_model", "attempts", "dropped_params", "emulated_features")
+    __slots__ = ("id", "state", "model", "provider", "choices", "usage", "failure", "cancel_reason", "create_time", "end_time", "last_sequence", "first_available_sequence", "labels", "upstream_model", "attempts", "dropped_params", "emulated_features", "charge", "conversation_id", "message_ids", "rate_state")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Run.State]
@@ -194,6 +225,10 @@ class Run(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     DROPPED_PARAMS_FIELD_NUMBER: _ClassVar[int]
     EMULATED_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    CHARGE_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_IDS_FIELD_NUMBER: _ClassVar[int]
+    RATE_STATE_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: Run.State
     model: str
@@ -211,7 +246,11 @@ class Run(_message.Message):
     attempts: int
     dropped_params: _containers.RepeatedScalarFieldContainer[str]
     emulated_features: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[Run.State, str]] = ..., model: _Optional[str] = ..., provider: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., usage: _Optional[_Union[_usage_pb2.Usage, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., cancel_reason: _Optional[_Union[_event_pb2.CancelReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_sequence: _Optional[int] = ..., first_available_sequence: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., upstream_model: _Optional[str] = ..., attempts: _Optional[int] = ..., dropped_params: _Optional[_Iterable[str]] = ..., emulated_features: _Optional[_Iterable[str]] = ...) -> None: ...
+    charge: _usage_pb2.Charge
+    conversation_id: str
+    message_ids: _containers.RepeatedScalarFieldContainer[str]
+    rate_state: _usage_pb2.RateState
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[Run.State, str]] = ..., model: _Optional[str] = ..., provider: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., usage: _Optional[_Union[_usage_pb2.Usage, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., cancel_reason: _Optional[_Union[_event_pb2.CancelReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_sequence: _Optional[int] = ..., first_available_sequence: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., upstream_model: _Optional[str] = ..., attempts: _Optional[int] = ..., dropped_params: _Optional[_Iterable[str]] = ..., emulated_features: _Optional[_Iterable[str]] = ..., charge: _Optional[_Union[_usage_pb2.Charge, _Mapping]] = ..., conversation_id: _Optional[str] = ..., message_ids: _Optional[_Iterable[str]] = ..., rate_state: _Optional[_Union[_usage_pb2.RateState, _Mapping]] = ...) -> None: ...
 
 class Choice(_message.Message):
     __slots__ = ("index", "message", "finish_reason", "logprobs", "refusal_logprobs", "stop_sequence")

@@ -22,19 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64ragoman/v1/usage.proto\x12\x0b\x64ragoman.v1\"\xcd\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x35\n\rinput_details\x18\x03 \x01(\x0b\x32\x1e.dragoman.v1.InputTokenDetails\x12\x37\n\x0eoutput_details\x18\x04 \x01(\x0b\x32\x1f.dragoman.v1.OutputTokenDetails\x12\x11\n\testimated\x18\x05 \x01(\x08\x12\x14\n\x0cservice_tier\x18\x06 \x01(\t\"\x87\x01\n\x11InputTokenDetails\x12\x15\n\rcached_tokens\x18\x01 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x02 \x01(\x03\x12\x14\n\x0c\x61udio_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cimage_tokens\x18\x04 \x01(\x03\x12\x13\n\x0btext_tokens\x18\x05 \x01(\x03\"\xa1\x01\n\x12OutputTokenDetails\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\x03\x12\x14\n\x0c\x61udio_tokens\x18\x02 \x01(\x03\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\x03 \x01(\x03\x12\"\n\x1arejected_prediction_tokens\x18\x04 \x01(\x03\x12\x13\n\x0btext_tokens\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64ragoman/v1/usage.proto\x12\x0b\x64ragoman.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x35\n\rinput_details\x18\x03 \x01(\x0b\x32\x1e.dragoman.v1.InputTokenDetails\x12\x37\n\x0eoutput_details\x18\x04 \x01(\x0b\x32\x1f.dragoman.v1.OutputTokenDetails\x12\x11\n\testimated\x18\x05 \x01(\x08\x12\x14\n\x0cservice_tier\x18\x06 \x01(\t\"\x87\x01\n\x11InputTokenDetails\x12\x15\n\rcached_tokens\x18\x01 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x02 \x01(\x03\x12\x14\n\x0c\x61udio_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cimage_tokens\x18\x04 \x01(\x03\x12\x13\n\x0btext_tokens\x18\x05 \x01(\x03\"\xa1\x01\n\x12OutputTokenDetails\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\x03\x12\x14\n\x0c\x61udio_tokens\x18\x02 \x01(\x03\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\x03 \x01(\x03\x12\"\n\x1arejected_prediction_tokens\x18\x04 \x01(\x03\x12\x13\n\x0btext_tokens\x18\x05 \x01(\x03\"j\n\x06\x43harge\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x15\n\ramount_micros\x18\x02 \x01(\x03\x12\x18\n\x10\x61vailable_micros\x18\x03 \x01(\x03\x12\x1d\n\x15lowered_output_tokens\x18\x04 \x01(\x05\"\xdd\x01\n\tRateState\x12\x15\n\rrequest_limit\x18\x01 \x01(\x05\x12\x1a\n\x12requests_remaining\x18\x02 \x01(\x05\x12\x37\n\x13requests_reset_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btoken_limit\x18\x04 \x01(\x03\x12\x18\n\x10tokens_remaining\x18\x05 \x01(\x03\x12\x35\n\x11tokens_reset_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGE']._serialized_start=41
-  _globals['_USAGE']._serialized_end=246
-  _globals['_INPUTTOKENDETAILS']._serialized_start=249
-  _globals['_INPUTTOKENDETAILS']._serialized_end=384
-  _globals['_OUTPUTTOKENDETAILS']._serialized_start=387
-  _globals['_OUTPUTTOKENDETAILS']._serialized_end=548
+  _globals['_USAGE']._serialized_start=74
+  _globals['_USAGE']._serialized_end=279
+  _globals['_INPUTTOKENDETAILS']._serialized_start=282
+  _globals['_INPUTTOKENDETAILS']._serialized_end=417
+  _globals['_OUTPUTTOKENDETAILS']._serialized_start=420
+  _globals['_OUTPUTTOKENDETAILS']._serialized_end=581
+  _globals['_CHARGE']._serialized_start=583
+  _globals['_CHARGE']._serialized_end=689
+  _globals['_RATESTATE']._serialized_start=692
+  _globals['_RATESTATE']._serialized_end=913
 # @@protoc_insertion_point(module_scope)

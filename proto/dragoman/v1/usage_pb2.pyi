@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
@@ -48,3 +51,31 @@ class OutputTokenDetails(_message.Message):
     rejected_prediction_tokens: int
     text_tokens: int
     def __init__(self, reasoning_tokens: _Optional[int] = ..., audio_tokens: _Optional[int] = ..., accepted_prediction_tokens: _Optional[int] = ..., rejected_prediction_tokens: _Optional[int] = ..., text_tokens: _Optional[int] = ...) -> None: ...
+
+class Charge(_message.Message):
+    __slots__ = ("currency", "amount_micros", "available_micros", "lowered_output_tokens")
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_MICROS_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_MICROS_FIELD_NUMBER: _ClassVar[int]
+    LOWERED_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    currency: str
+    amount_micros: int
+    available_micros: int
+    lowered_output_tokens: int
+    def __init__(self, currency: _Optional[str] = ..., amount_micros: _Optional[int] = ..., available_micros: _Optional[int] = ..., lowered_output_tokens: _Optional[int] = ...) -> None: ...
+
+class RateState(_message.Message):
+    __slots__ = ("request_limit", "requests_remaining", "requests_reset_time", "token_limit", "tokens_remaining", "tokens_reset_time")
+    REQUEST_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_REMAINING_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_RESET_TIME_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_REMAINING_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_RESET_TIME_FIELD_NUMBER: _ClassVar[int]
+    request_limit: int
+    requests_remaining: int
+    requests_reset_time: _timestamp_pb2.Timestamp
+    token_limit: int
+    tokens_remaining: int
+    tokens_reset_time: _timestamp_pb2.Timestamp
+    def __init__(self, request_limit: _Optional[int] = ..., requests_remaining: _Optional[int] = ..., requests_reset_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_limit: _Optional[int] = ..., tokens_remaining: _Optional[int] = ..., tokens_reset_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

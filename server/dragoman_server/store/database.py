@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -18,15 +19,24 @@ from dragoman.reasons import Reason
 from dragoman_server.errors import InvalidRequest, Unavailable, Unimplemented
 from dragoman_server.store import migrations
 from dragoman_server.store.base import Store, StoreUnusable
-from dragoman_server.store.keys import SqlKeys
+from dragoman_server.store.conversations.sql import SqlConversations
+from dragoman_server.store.export import rows_of
+from dragoman_server.store.identity.sql import SqlIdentity
+from dragoman_server.store.ledger.sql import SqlLedger
+from dragoman_server.store.ledger.sqlite import SqliteScribe
 from dragoman_server.store.memory import MemoryStore
+from dragoman_server.store.personas.sql import SqlPersonas
+from dragoman_server.store.usage.sql import SqlUsage
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from psycopg import Connection as PsycopgConnection
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from dragoman_server.store.ledger.writer import Scribe
 
 logger = get_logger(__name__)
 
@@ -36,15 +46,35 @@ BUSY_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 10
 """Seconds that opening a connection to PostgreSQL may take."""
 
+POOL_SIZE = 10
+"""Most connections to PostgreSQL, unless configured otherwise."""
+
+IDLE_TIMEOUT = 60.0
+"""Seconds after which PostgreSQL ends a transaction in which nothing happens: whoever hangs must not keep locks."""
+
+_POSTGRES_DEFAULTS = {
+    "application_name": "dragoman",
+    "connect_timeout": CONNECT_TIMEOUT,
+    # A server that vanished from the network is noticed within a minute.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+_QUERY_CANCELLED = "57014"
+"""The state that PostgreSQL tells when a statement took too long."""
+
 _FORMS = "use sqlite:///PATH, postgresql://USER@HOST/DATABASE or memory:"
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, pool_size: int = POOL_SIZE, statement_timeout: float = 0) -> Store:
     """Opens the store that a URL names; nothing is read or made before `migrate`.
 
     Args:
         url: `sqlite:///PATH` (three slashes before a relative path, four before an absolute one, `~` is the home),
             `postgresql://…`, or `memory:`, which forgets everything at the end of the process.
+        pool_size: Most connections to PostgreSQL, beside the one that writes the ledger.
+        statement_timeout: Seconds that PostgreSQL may take for a statement; 0 means any time.
 
     Raises:
         InvalidRequest: If the URL is none of these.
@@ -52,7 +82,7 @@ def open_store(url: str) -> Store:
     """
     if url in ("memory:", "memory://"):
         return MemoryStore()
-    return SqlStore(parse_url(url))
+    return SqlStore(Database(parse_url(url), pool_size, statement_timeout))
 
 
 def sqlite_url(path: Path) -> str:
@@ -80,12 +110,13 @@ def parse_url(text: str) -> URL:
 
 
 class Database:
-    """A pool of connections. Must be used on one event loop."""
+    """A pool of connections; see `open_store`. Must be used on one event loop."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, pool_size: int = POOL_SIZE, statement_timeout: float = 0) -> None:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
-        self._writes = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
+        self._arguments = {} if self.is_sqlite else _postgres_arguments(url, statement_timeout)
+        self._writes = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url, self._arguments, pool_size)
         # A single query needs no transaction around it: that saves round trips.
         self._reads = self._writes.execution_options(
             **({"single_read": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
@@ -113,6 +144,14 @@ class Database:
             async with self._writes.begin() as connection:
                 yield connection
 
+    def open_psycopg(self) -> PsycopgConnection[Any]:
+        """Opens a connection of PostgreSQL beside the pool: synchronous, in autocommit mode."""
+        import psycopg
+
+        dialect = self._writes.sync_engine.dialect
+        _, options = dialect.create_connect_args(self.url)
+        return psycopg.connect(autocommit=True, **{**options, **self._arguments})
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._writes.dispose()
@@ -121,14 +160,31 @@ class Database:
 class SqlStore:
     """A store in SQLite or PostgreSQL; see `Store`."""
 
-    def __init__(self, url: URL) -> None:
-        self._database = Database(url)
-        self.keys = SqlKeys(self._database)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.identity = SqlIdentity(self._database)
+        self.ledger = SqlLedger(self._database, _scribe(self._database))
+        self.usage = SqlUsage(self._database)
+        self.conversations = SqlConversations(self._database)
+        self.personas = SqlPersonas(self._database)
+
+    def rows(self, account_id: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+        """Does what `Store.rows` says."""
+        return rows_of(self._database, account_id)
+
+    async def revision(self) -> str | None:
+        """Does what `Store.revision` says."""
+        database = self._database
+        if database.is_sqlite and not _has_file(database):
+            return None
+        with _unusable(database.url):
+            async with database.read() as connection:
+                return await migrations.revision(connection)
 
     async def migrate(self) -> None:
         """Does what `Store.migrate` says."""
         database = self._database
-        try:
+        with _unusable(database.url):
             if database.is_sqlite:
                 await _prepare_file(database)
             async with database.read() as connection:
@@ -136,14 +192,23 @@ class SqlStore:
                     return
             async with database.write() as connection:
                 await migrations.upgrade(connection)
-        except (Unavailable, DBAPIError) as error:
-            cause = error.__cause__ if isinstance(error, Unavailable) else error
-            name = database.url.render_as_string(hide_password=True)
-            raise StoreUnusable(f"cannot use the database {name}: {getattr(cause, 'orig', cause)}") from error
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Writes what still waits, then closes the connections."""
+        await self.conversations.close()
+        await self.ledger.close()
         await self._database.close()
+
+
+@contextlib.contextmanager
+def _unusable(url: URL) -> Iterator[None]:
+    """Says to the operator what is wrong with a database."""
+    try:
+        yield
+    except (Unavailable, DBAPIError) as error:
+        cause = error.__cause__ if isinstance(error, Unavailable) else error
+        name = url.render_as_string(hide_password=True)
+        raise StoreUnusable(f"cannot use the database {name}: {getattr(cause, 'orig', cause)}") from error
 
 
 @contextlib.contextmanager
@@ -153,11 +218,26 @@ def _failures() -> Iterator[None]:
         yield
     except PoolTimeout as error:
         raise Unavailable("the database is too busy; try again") from error
-    except (OperationalError, InterfaceError) as error:
-        if "locked" in str(error.orig):
+    except DataError as error:
+        if "NUL" not in str(error.orig):
+            raise  # our own mistake
+        raise InvalidRequest("a text has a NUL character, which no database keeps") from error
+    except DBAPIError as error:
+        if not (isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated):
+            raise  # our own mistake
+        if "locked" in str(error.orig) or getattr(error.orig, "sqlstate", None) == _QUERY_CANCELLED:
             raise Unavailable("the database is too busy; try again") from error
         logger.error("the database does not answer", error=str(error.orig))
         raise Unavailable("the database does not answer; try again", reason=Reason.STORE_UNAVAILABLE) from error
+
+
+def _scribe(database: Database) -> Scribe:
+    """Returns what writes the ledger, on a connection of its own."""
+    if database.is_sqlite:
+        return SqliteScribe(database.url.database or "", BUSY_TIMEOUT)
+    from dragoman_server.store.ledger.postgres import PostgresScribe
+
+    return PostgresScribe(database.open_psycopg)
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:
@@ -189,19 +269,34 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     return engine
 
 
-def _postgres_engine(url: URL) -> AsyncEngine:
+def _postgres_arguments(url: URL, statement_timeout: float) -> dict[str, Any]:
+    """Returns how to connect to PostgreSQL; what the URL says comes first."""
+    limits = {"statement_timeout": statement_timeout, "idle_in_transaction_session_timeout": IDLE_TIMEOUT}
+    options = [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in limits.items()]
+    theirs = url.query.get("options", ())
+    options += [theirs] if isinstance(theirs, str) else theirs  # the last one counts
+    defaults = {name: value for name, value in _POSTGRES_DEFAULTS.items() if name not in url.query}
+    return {**defaults, "options": " ".join(options)}
+
+
+def _postgres_engine(url: URL, arguments: dict[str, Any], pool_size: int) -> AsyncEngine:
     try:
         import psycopg  # noqa: F401  (an extra)
     except ImportError as error:
         raise Unimplemented("PostgreSQL needs an extra: pip install 'dragoman[postgres]'") from error
-    defaults = {"connect_timeout": CONNECT_TIMEOUT, "application_name": "dragoman"}
     return create_async_engine(
         url,
-        connect_args={name: value for name, value in defaults.items() if name not in url.query},
+        connect_args=arguments,
+        pool_size=pool_size,
+        max_overflow=0,
         pool_pre_ping=True,
         pool_timeout=BUSY_TIMEOUT,
         hide_parameters=True,
     )
+
+
+def _has_file(database: Database) -> bool:
+    return Path(database.url.database or "").exists()
 
 
 async def _prepare_file(database: Database) -> None:

@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from dragoman.reasons import Reason
-from dragoman_server.errors import InvalidRequest, Unavailable, Unimplemented
+from dragoman_server.accounts.keys import operator
+from dragoman_server.credits.service import Credits
+from dragoman_server.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
+from dragoman_server.settings import CreditSettings
 from dragoman_server.store import database as database_module
 from dragoman_server.store.base import StoreUnusable
 from dragoman_server.store.database import Database, open_store, parse_url, sqlite_url
+from dragoman_server.store.usage.records import UsageQuery
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ async def test_a_start_waits_for_another_that_holds_the_file(tmp_path: Path) -> 
     assert not starting.done()
     other.close()
     await starting
-    assert await store.keys.page("default", limit=1) == []
+    assert await store.identity.keys.page("default", limit=1) == []
     await store.close()
 
 
@@ -165,7 +169,7 @@ async def test_a_database_that_is_away_says_so_without_its_address(tmp_path: Pat
     url = f"postgresql://someone:hunter2@/x?host={tmp_path}"
     store = open_store(url)
     with pytest.raises(Unavailable, match="does not answer") as away:
-        await store.keys.find(b"")
+        await store.identity.keys.find(b"")
     assert away.value.retryable
     assert str(tmp_path) not in away.value.message
     with pytest.raises(StoreUnusable, match="cannot use the database postgresql") as unusable:
@@ -196,7 +200,7 @@ from dragoman_server.store.database import open_store
 async def main():
     store = open_store(sys.argv[2])
     await store.migrate()
-    print(type(asyncio.get_running_loop()).__module__, await store.keys.page("default", limit=1))
+    print(type(asyncio.get_running_loop()).__module__, await store.identity.keys.page("default", limit=1))
     await store.close()
 
 if sys.argv[1] == "uvloop":
@@ -212,3 +216,21 @@ else:
     assert run.stderr == ""
     assert run.stdout.endswith("[]\n")
     assert ("uvloop" in run.stdout) == (policy == "uvloop")
+
+
+async def test_a_nul_in_what_callers_look_for_is_their_mistake(postgres_url: str) -> None:
+    store = open_store(postgres_url)
+    await store.migrate()
+    try:
+        for look in (
+            store.usage.page(UsageQuery("default", model="a\0b"), limit=1),
+            store.identity.keys.page("default", limit=1, after=(0, "\0")),
+            store.ledger.entries("default", limit=1, run_id="\0"),
+            store.identity.accounts.get("\0"),
+        ):
+            with pytest.raises(InvalidRequest, match="NUL"):
+                await look
+        with pytest.raises(NotFound):
+            await Credits(store.ledger, CreditSettings()).grant(operator(), "a\0b", 1)
+    finally:
+        await store.close()

@@ -90,7 +90,7 @@ async def main():
     sys.stdin.read()  # until all are there
     store = open_store(sys.argv[1])
     await store.migrate()
-    print(await store.keys.page("default", limit=1))
+    print(await store.identity.keys.page("default", limit=1))
     await store.close()
 
 import alembic.command
@@ -116,7 +116,7 @@ asyncio.run(main())
 async def test_stores_of_one_process_that_start_together_agree(database_url: str) -> None:
     await asyncio.gather(*(migrate(database_url) for _ in range(6)))
     store = open_store(database_url)
-    assert await store.keys.page("default", limit=1) == []
+    assert await store.identity.keys.page("default", limit=1) == []
     await store.close()
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-HEAD = "0001"
+HEAD = "0005"
 """The newest revision."""
 
 _LOCK = 0x647261676F6D616E
@@ -25,7 +25,12 @@ _LOCK = 0x647261676F6D616E
 
 async def is_current(connection: AsyncConnection) -> bool:
     """Tells whether the schema is at the newest revision."""
-    return await connection.run_sync(_revision) == HEAD
+    return await revision(connection) == HEAD
+
+
+async def revision(connection: AsyncConnection) -> str | None:
+    """Returns the revision of the schema; None if there is none yet."""
+    return await connection.run_sync(_revision)
 
 
 async def upgrade(connection: AsyncConnection) -> None:
@@ -38,6 +43,7 @@ async def upgrade(connection: AsyncConnection) -> None:
         StoreUnusable: If the schema is newer than this code.
     """
     if connection.dialect.name == "postgresql":
+        await connection.execute(text("SET LOCAL statement_timeout = 0"))  # a step takes as long as there are rows
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     if not await is_current(connection):
         await connection.run_sync(_upgrade)
@@ -59,10 +65,10 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    revision = _revision(connection)
-    if revision is not None and revision not in known:
+    found = _revision(connection)
+    if found is not None and found not in known:
         raise StoreUnusable(
-            f"the database has schema {revision}, this program knows it up to {HEAD} only: "
+            f"the database has schema {found}, this program knows it up to {HEAD} only: "
             "install the newer version that made it, or restore a backup from before"
         )
     command.upgrade(config, "head")

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import exists, func, insert, literal, select, tuple_, update
 
 from dragoman_server.errors import NotFound
-from dragoman_server.store.base import KeyRecord
-from dragoman_server.store.tables import accounts, api_keys
+from dragoman_server.store.identity.records import KeyRecord
+from dragoman_server.store.sql import keep_audit
+from dragoman_server.store.tables import accounts, api_keys, users
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
+    from collections.abc import Mapping
+
+    from sqlalchemy import Row, Update
 
     from dragoman_server.store.database import Database
+    from dragoman_server.store.identity.records import AuditRecord, Position
 
 _COLUMNS = [api_keys.c[field.name] for field in fields(KeyRecord)]
 _KEYS = select(*_COLUMNS)
@@ -30,7 +34,7 @@ class SqlKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, key: KeyRecord, *, only_first: bool = False) -> bool:
+    async def add(self, key: KeyRecord, audit: AuditRecord | None = None, *, only_first: bool = False) -> bool:
         """Does what `KeyStore.add` says."""
         other = api_keys.c.secret_hash == key.secret_hash
         if only_first:
@@ -44,7 +48,14 @@ class SqlKeys:
             account = select(accounts.c.id).where(accounts.c.id == key.account_id).with_for_update()
             if (await connection.execute(account)).first() is None:
                 raise NotFound(f"account {key.account_id!r} does not exist")
-            return (await connection.execute(statement)).first() is not None
+            if key.user_id is not None:
+                user = select(users.c.id).where(users.c.account_id == key.account_id, users.c.id == key.user_id)
+                if (await connection.execute(user)).first() is None:
+                    raise NotFound(f"user {key.user_id!r} does not exist")
+            added = (await connection.execute(statement)).first() is not None
+            if added and audit is not None:
+                await keep_audit(connection, audit)
+            return added
 
     async def get(self, account_id: str, key_id: str) -> KeyRecord | None:
         """Does what `KeyStore.get` says."""
@@ -58,7 +69,7 @@ class SqlKeys:
         async with self._database.read() as connection:
             return _record((await connection.execute(statement)).first())
 
-    async def page(self, account_id: str, *, limit: int, after: tuple[int, str] | None = None) -> list[KeyRecord]:
+    async def page(self, account_id: str, *, limit: int, after: Position | None = None) -> list[KeyRecord]:
         """Does what `KeyStore.page` says."""
         position = tuple_(api_keys.c.create_time, api_keys.c.id)
         statement = _KEYS.where(api_keys.c.account_id == account_id).limit(limit)
@@ -68,13 +79,25 @@ class SqlKeys:
         async with self._database.read() as connection:
             return [KeyRecord(**row._mapping) for row in await connection.execute(statement)]
 
-    async def revoke(self, account_id: str, key_id: str, revoke_time: int) -> KeyRecord | None:
+    async def update(
+        self, account_id: str, key_id: str, changes: Mapping[str, object], audit: AuditRecord
+    ) -> KeyRecord | None:
+        """Does what `KeyStore.update` says."""
+        return await self._change(account_id, key_id, update(api_keys).values(**changes), audit)
+
+    async def revoke(
+        self, account_id: str, key_id: str, revoke_time: int, audit: AuditRecord | None = None
+    ) -> KeyRecord | None:
         """Does what `KeyStore.revoke` says."""
-        statement = (
-            update(api_keys)
-            .where(api_keys.c.account_id == account_id, api_keys.c.id == key_id)
-            .values(revoke_time=func.coalesce(api_keys.c.revoke_time, revoke_time))
-            .returning(*_COLUMNS)
-        )
+        first = func.coalesce(api_keys.c.revoke_time, revoke_time)
+        return await self._change(account_id, key_id, update(api_keys).values(revoke_time=first), audit)
+
+    async def _change(
+        self, account_id: str, key_id: str, statement: Update, audit: AuditRecord | None
+    ) -> KeyRecord | None:
+        statement = statement.where(api_keys.c.account_id == account_id, api_keys.c.id == key_id)
         async with self._database.write() as connection:
-            return _record((await connection.execute(statement)).first())
+            key = _record((await connection.execute(statement.returning(*_COLUMNS))).first())
+            if key is not None and audit is not None:
+                await keep_audit(connection, audit)
+            return key

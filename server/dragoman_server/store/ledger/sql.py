@@ -1,0 +1,108 @@
+"""The ledger in SQL: reading through the pool of connections, writing through a thread."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, exists, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dragoman_server.store.ledger.records import Balance, Entry, OpenHold, Subscription
+from dragoman_server.store.ledger.writer import Writer
+from dragoman_server.store.tables import accounts, balances, holds, ledger_entries, owners
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from dragoman_server.store.database import Database
+    from dragoman_server.store.ledger.writer import Scribe
+
+_ENTRIES = select(*(ledger_entries.c[name] for name in Entry._fields))
+_BALANCES = select(*(balances.c[name] for name in Balance._fields))
+_HOLDS = select(*(holds.c[name] for name in OpenHold._fields))
+_SUBSCRIPTIONS = select(accounts.c.id, accounts.c.plan, accounts.c.plan_start_time).where(
+    accounts.c.plan != "", accounts.c.plan_start_time.is_not(None)
+)
+
+
+class SqlLedger:
+    """The ledger; see `LedgerStore`.
+
+    Args:
+        database: For reading, and for the processes.
+        scribe: Writes the entries.
+    """
+
+    def __init__(self, database: Database, scribe: Scribe) -> None:
+        self._database = database
+        self._writer = Writer(scribe)
+        self.submit = self._writer.submit
+
+    async def balances(self, account_id: str) -> list[Balance]:
+        """Does what `LedgerStore.balances` says."""
+        statement = _BALANCES.where(balances.c.account_id == account_id).order_by(balances.c.currency)
+        async with self._database.read() as connection:
+            return [Balance(*row) for row in await connection.execute(statement)]
+
+    async def entries(
+        self, account_id: str, *, limit: int, before_id: str = "", currency: str = "", run_id: str = ""
+    ) -> list[Entry]:
+        """Does what `LedgerStore.entries` says."""
+        statement = _ENTRIES.where(ledger_entries.c.account_id == account_id)
+        if before_id:
+            statement = statement.where(ledger_entries.c.id < before_id)
+        if currency:
+            statement = statement.where(ledger_entries.c.currency == currency)
+        if run_id:
+            statement = statement.where(ledger_entries.c.run_id == run_id)
+        statement = statement.order_by(ledger_entries.c.id.desc()).limit(limit)
+        async with self._database.read() as connection:
+            return [Entry(*row) for row in await connection.execute(statement)]
+
+    async def subscription(self, account_id: str) -> Subscription | None:
+        """Does what `LedgerStore.subscription` says."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(_SUBSCRIPTIONS.where(accounts.c.id == account_id))).first()
+        return None if row is None else Subscription(*row)
+
+    async def subscriptions(self, *, limit: int, after_id: str = "") -> list[Subscription]:
+        """Does what `LedgerStore.subscriptions` says."""
+        statement = _SUBSCRIPTIONS.where(accounts.c.id > after_id).order_by(accounts.c.id).limit(limit)
+        async with self._database.read() as connection:
+            return [Subscription(*row) for row in await connection.execute(statement)]
+
+    async def beat(self, owner_id: str) -> None:
+        """Does what `LedgerStore.beat` says."""
+        dialect = sqlite if self._database.is_sqlite else postgresql
+        async with self._database.write() as connection:
+            now = await self._now(connection)
+            statement = dialect.insert(owners).values(id=owner_id, start_time=now, seen_time=now)
+            await connection.execute(
+                statement.on_conflict_do_update(index_elements=[owners.c.id], set_={"seen_time": now})
+            )
+
+    async def leave(self, owner_id: str) -> None:
+        """Does what `LedgerStore.leave` says."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(owners).where(owners.c.id == owner_id))
+
+    async def orphans(self, owner_id: str, patience: float) -> list[OpenHold]:
+        """Does what `LedgerStore.orphans` says."""
+        async with self._database.write() as connection:
+            since = await self._now(connection) - int(patience * 1_000_000)
+            await connection.execute(delete(owners).where(owners.c.seen_time < since, owners.c.id != owner_id))
+            lives = exists().where(owners.c.id == holds.c.owner_id)
+            statement = _HOLDS.where(holds.c.owner_id != owner_id, ~holds.c.durable, ~lives)
+            return [OpenHold(*row) for row in await connection.execute(statement)]
+
+    async def close(self) -> None:
+        """Writes what waits, then ends the thread."""
+        await self._writer.close()
+
+    async def _now(self, connection: AsyncConnection) -> int:
+        """Returns the time, in microseconds: that of the database, where processes are on several machines."""
+        if self._database.is_sqlite:
+            return time.time_ns() // 1000
+        statement = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+        return int((await connection.execute(statement)).scalar_one())

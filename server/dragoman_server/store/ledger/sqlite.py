@@ -1,0 +1,201 @@
+"""The ledger's writer for SQLite: one connection, used by one thread."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import astuple
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from dragoman.reasons import Reason
+from dragoman_server.errors import Unavailable
+from dragoman_server.store.ledger.book import Book, entry_key
+from dragoman_server.store.ledger.records import Balance, Entry, Hold, OpenHold, Post, Renew, Settle, Verdict
+from dragoman_server.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dragoman_server.store.ledger.records import Act, Outcome
+
+logger = get_logger(__name__)
+
+_BALANCE = (
+    "SELECT account_id, currency, available_micros, held_micros, quota_micros FROM balances"
+    " WHERE account_id = ? AND currency = ?"
+)
+_HOLD_COLUMNS = "run_id, step_id, account_id, currency, amount_micros, owner_id, durable, create_time"
+_NAMED = "WITH k(run_id, step_id) AS (VALUES {rows})"
+# The first condition finds them by the index, which a condition of two columns at once would not use.
+_AMONG = "WHERE run_id IN (SELECT run_id FROM k) AND (run_id, step_id) IN (SELECT run_id, step_id FROM k)"
+_HELD = f"{_NAMED} SELECT json_group_array(json_array({_HOLD_COLUMNS})) FROM holds {_AMONG}"
+_WRITTEN = (
+    "SELECT id, account_id, currency, kind, amount_micros, run_id, step_id, request_key, create_time, note"
+    " FROM ledger_entries WHERE account_id = ? AND run_id = ? AND step_id = ? AND request_key = ?"
+)
+_ACCOUNT = "SELECT id FROM accounts WHERE id = ?"
+_ADD = (
+    "INSERT INTO ledger_entries (id, account_id, currency, kind, amount_micros, run_id, step_id, request_key,"
+    " create_time, note) VALUES {rows}"
+)
+_SET = (
+    "INSERT INTO balances (account_id, currency, available_micros, held_micros, quota_micros) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET available_micros = excluded.available_micros, held_micros = excluded.held_micros,"
+    " quota_micros = excluded.quota_micros"
+)
+_AUDIT = (
+    "INSERT INTO audit_entries (id, account_id, create_time, actor, action, target, details)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_OPEN = (
+    f"INSERT INTO holds ({_HOLD_COLUMNS}) VALUES {{rows}}"
+    " ON CONFLICT DO UPDATE SET amount_micros = excluded.amount_micros"
+)
+_CLOSE = f"{_NAMED} DELETE FROM holds {_AMONG}"
+
+_MOST_ROWS = 32
+"""Rows of a statement: a group seldom has more, and one of each size stays prepared."""
+_STATEMENTS = 256
+"""Statements that stay prepared."""
+
+
+class _NotSure(Exception):
+    """A reservation may have been made before."""
+
+
+class SqliteScribe:
+    """Writes the ledger of a SQLite file; see `Scribe`.
+
+    A group is one transaction that holds the file's write lock from its beginning, so that what it reads stays true
+    until it is written, whoever else uses the file.
+
+    Args:
+        path: The file.
+        busy_timeout: Seconds to wait for other writers.
+    """
+
+    def __init__(self, path: str, busy_timeout: float) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self._connection: sqlite3.Connection | None = None
+
+    def commit(self, acts: Sequence[Act]) -> list[Outcome]:
+        """Does what `Scribe.commit` says."""
+        try:
+            connection = self._connection or self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                try:
+                    outcomes = _write(connection, acts, checked=False)
+                except (sqlite3.IntegrityError, _NotSure):
+                    connection.execute("ROLLBACK")
+                    connection.execute("BEGIN IMMEDIATE")
+                    outcomes = _write(connection, acts, checked=True)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise Unavailable("the database is too busy; try again") from error
+            logger.error("the database does not answer", error=str(error))
+            raise Unavailable("the database does not answer; try again", reason=Reason.STORE_UNAVAILABLE) from error
+        return outcomes
+
+    def close(self) -> None:
+        """Does what `Scribe.close` says."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, self._busy_timeout, isolation_level=None, cached_statements=_STATEMENTS
+        )
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")  # money that was acknowledged survives a power cut
+        self._connection = connection
+        return connection
+
+
+def _write(connection: sqlite3.Connection, acts: Sequence[Act], *, checked: bool) -> list[Outcome]:
+    """Does acts within a transaction.
+
+    Args:
+        connection: The connection.
+        acts: What to do.
+        checked: Whether to look if holds had been made before: hardly any has.
+
+    Raises:
+        sqlite3.IntegrityError: If one had, and it was not looked.
+        _NotSure: If one may have, because the balance does not have it, and it was not looked.
+    """
+    book = _load(connection, acts, checked=checked)
+    held = set(book.holds)
+    outcomes = [book.do(act) for act in acts]
+    if not checked and any(outcome.verdict is Verdict.SHORT for outcome in outcomes):
+        raise _NotSure
+    _in_bulk(connection, _ADD, book.added)
+    _in_bulk(connection, _OPEN, [book.holds[key] for key in book.opened])
+    _in_bulk(connection, _CLOSE, list(held - book.holds.keys()))
+    if book.audits:
+        connection.executemany(_AUDIT, [astuple(audit) for audit in book.audits])
+    connection.executemany(_SET, [book.balances[key] for key in book.changed])
+    return outcomes
+
+
+def _load(connection: sqlite3.Connection, acts: Sequence[Act], *, checked: bool) -> Book:
+    """Returns a book with everything that acts are about."""
+    execute = connection.execute
+    accounts: set[str] = set()
+    book = Book(accounts)
+    asked = set()
+
+    def load_balance(key: tuple[str, str]) -> None:
+        if key in asked:
+            return
+        asked.add(key)
+        if row := execute(_BALANCE, key).fetchone():
+            book.balances[key] = Balance(*row)
+        else:
+            accounts.update(row[0] for row in execute(_ACCOUNT, key[:1]))
+
+    looked_up = [act for act in acts if checked or not isinstance(act, Hold)]
+    steps = [act[2:4] for act in looked_up if not isinstance(act, (Post, Renew))]
+    for found in _in_bulk(connection, _HELD, steps):
+        for row in json.loads(found):
+            hold = OpenHold(*row)
+            book.holds[hold[:2]] = hold
+    for act in acts:
+        load_balance(act[:2])
+    for act in looked_up:
+        if isinstance(act, Settle) and act[2:4] in book.holds:
+            continue  # what is open was not settled before
+        key = entry_key(act)
+        if row := execute(_WRITTEN, key).fetchone():
+            book.entries[key] = entry = Entry(*row)
+            load_balance((entry.account_id, entry.currency))
+    return book
+
+
+def _in_bulk(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Executes a statement for many rows at a time; returns the first value of each result.
+
+    Whenever SQLite works, the other threads of Python may, and it takes time until this one goes on. So it is asked to
+    work few times.
+    """
+    results: list[str] = []
+    for begin in range(0, len(rows), _MOST_ROWS):
+        group = rows[begin : begin + _MOST_ROWS]
+        text = _with_rows(statement, len(group), len(group[0]))
+        results += [row[0] for row in connection.execute(text, list(chain.from_iterable(group)))]
+    return results
+
+
+@lru_cache(_STATEMENTS)
+def _with_rows(statement: str, count: int, width: int) -> str:
+    """Returns a statement with places for so many rows."""
+    return statement.format(rows=", ".join([f"({', '.join('?' * width)})"] * count))

@@ -1,0 +1,120 @@
+"""The thread that writes the ledger, in groups: nothing waits for a group to fill."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+from dragoman.reasons import Reason
+from dragoman_server.errors import DragomanError, Unavailable
+from dragoman_server.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dragoman_server.store.ledger.records import Act, Outcome
+
+logger = get_logger(__name__)
+
+MOST = 256
+"""Acts of a group: a bound for how long a transaction holds its locks."""
+
+_Item = tuple["Act", "asyncio.Future[Outcome]"]
+
+
+class Scribe(Protocol):
+    """Writes groups of acts, on one thread."""
+
+    def commit(self, acts: Sequence[Act]) -> list[Outcome]:
+        """Does acts in one transaction, and returns what became of each when they are durable.
+
+        Raises:
+            Unavailable: If the database does not answer; then nothing was written, or everything was.
+        """
+
+    def close(self) -> None:
+        """Closes the connection."""
+
+
+class Writer:
+    """Hands acts to a scribe on a thread of its own, which runs from the first act to `close`.
+
+    What comes in one turn of the event loop, and what comes while a group is written, makes a group: each wakes the
+    thread once, and is fetched from it once.
+    """
+
+    def __init__(self, scribe: Scribe) -> None:
+        self._scribe = scribe
+        self._groups: SimpleQueue[list[_Item] | None] = SimpleQueue()
+        self._waiting: list[_Item] = []
+        self._busy = False  # a group is written, or is about to be
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread | None = None
+        self._closing: asyncio.Future[None] | None = None
+
+    def submit(self, act: Act) -> asyncio.Future[Outcome]:
+        """Does what `LedgerStore.submit` says."""
+        if self._thread is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+            self._thread.start()
+        future = self._loop.create_future()
+        if self._closing is not None:
+            future.set_exception(Unavailable("the server is shutting down", reason=Reason.SHUTTING_DOWN))
+            return future
+        self._waiting.append((act, future))
+        if not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._send)
+        return future
+
+    async def close(self) -> None:
+        """Writes what waits, then ends the thread."""
+        if self._thread is None or self._closing is not None:
+            return
+        self._closing = self._loop.create_future()
+        if not self._busy:
+            self._closing.set_result(None)
+        await self._closing
+        self._groups.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _send(self) -> None:
+        """Gives the thread what waits."""
+        if not self._waiting:
+            self._busy = False
+            if self._closing is not None and not self._closing.done():
+                self._closing.set_result(None)
+            return
+        group = self._waiting[:MOST]
+        del self._waiting[:MOST]
+        self._groups.put(group)
+
+    def _written(self, group: Sequence[_Item], outcomes: Sequence[Outcome | Exception]) -> None:
+        for (_, future), outcome in zip(group, outcomes, strict=True):
+            if future.done():  # its caller was cancelled
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        self._loop.call_soon(self._send)  # behind those who were told: what they ask for next is in the next group
+
+    def _write(self) -> None:
+        """Writes groups: all that the thread does."""
+        while (group := self._groups.get()) is not None:
+            outcomes: Sequence[Outcome | Exception]
+            try:
+                outcomes = self._scribe.commit([act for act, _ in group])
+            except DragomanError as error:
+                outcomes = [error] * len(group)
+            except Exception as error:
+                logger.exception("the ledger could not be written", acts=len(group))
+                outcomes = [error] * len(group)
+            try:
+                self._loop.call_soon_threadsafe(self._written, group, outcomes)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                logger.warning("nobody waited for entries of the ledger", acts=len(group))
+        self._scribe.close()

@@ -1,0 +1,1 @@
+"""What runs used: a record of each, and sums by hour."""

@@ -12,29 +12,36 @@ if TYPE_CHECKING:
     from dragoman_edge.http.request import Request
 
 KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
-_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")  # what gRPC metadata can carry, without spaces
+_TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")  # what gRPC metadata can carry, without spaces
 
 _BEARER = "Bearer "
 
 
-def credential_of(request: Request, given: str | None = None, headers: tuple[str, ...] = KEY_HEADERS) -> str | None:
+def credential_of(
+    request: Request, given: str | None = None, headers: tuple[str, ...] = KEY_HEADERS, key_header: str = ""
+) -> str | None:
     """Returns the credential, or None if there is none.
 
     Args:
         request: The request.
         given: One from elsewhere than the headers.
         headers: The headers that may carry it beside Authorization, in lower case.
+        key_header: A header, in lower case, whose key counts alone if it is there: clients that are built on another
+            vendor's SDK send an Authorization beside it, whether it means something or not.
 
     Raises:
         EdgeError: If several differ, or one makes no sense.
     """
-    if given is None and not request.repeats and request.headers.keys().isdisjoint(headers):
-        value = request.headers.get("authorization")  # mostly, it is the only one, and in order
-        if value is None:
-            return None
-        if value.startswith(_BEARER) and _TOKEN.fullmatch(value, len(_BEARER)):
-            return value[len(_BEARER) :]
-    found = [_bearer(value) for value in request.all_values("authorization")]
+    if key_header and key_header in request.headers:
+        found, headers, given = [], (key_header,), None
+    else:
+        if given is None and not request.repeats and request.headers.keys().isdisjoint(headers):
+            value = request.headers.get("authorization")  # mostly, it is the only one, and in order
+            if value is None:
+                return None
+            if value.startswith(_BEARER) and _TOKEN.fullmatch(value, len(_BEARER)):
+                return value[len(_BEARER) :]
+        found = [_bearer(value) for value in request.all_values("authorization")]
     for name in headers:
         if name in request.headers:
             found.extend(value.strip() for value in request.all_values(name))
@@ -46,6 +53,8 @@ def credential_of(request: Request, given: str | None = None, headers: tuple[str
     if len(found) > 1 and any(other != credential for other in found):
         raise EdgeError("The request carries different API keys; send one.", reason=Reason.API_KEY_INVALID)
     if not _TOKEN.fullmatch(credential):
+        if credential.count(".") >= 2:
+            raise EdgeError("The access token is malformed.", reason=Reason.TOKEN_INVALID)
         raise EdgeError("The API key is malformed.", reason=Reason.API_KEY_INVALID)
     return credential
 

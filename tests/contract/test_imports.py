@@ -40,5 +40,6 @@ def test_the_edge_loads_nothing_of_the_server() -> None:
 
 
 def test_the_core_loads_optional_parts_on_first_use() -> None:
-    optional = {"aiohttp", "alembic", "httptools", "mako", "psycopg", "rich", "typer", "xllamacpp"}
+    optional = {"aiohttp", "alembic", "argon2", "cryptography", "httptools", "jwt", "mako", "psycopg", "rich", "typer"}
+    optional |= {"xllamacpp"}
     assert loaded_by("import dragoman_server.app") & optional == set()

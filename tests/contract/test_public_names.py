@@ -7,9 +7,11 @@ import types
 import dragoman_client
 
 PUBLIC = {
+    "Accounts",
     "Answer",
     "ChatOptions",
     "Conflict",
+    "Conversations",
     "DeadlineExceeded",
     "Dragoman",
     "DragomanClientError",
@@ -26,6 +28,7 @@ PUBLIC = {
     "StreamInterrupted",
     "Unauthenticated",
     "Unavailable",
+    "Users",
 }
 
 

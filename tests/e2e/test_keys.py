@@ -18,9 +18,11 @@ from grpc_health.v1._async import HealthServicer
 
 from dragoman.v1 import account_service_pb2 as pb
 from dragoman.v1 import account_service_pb2_grpc as rpc
-from dragoman_server.accounts.service import Accounts, operator
+from dragoman_server.accounts.keys import operator
+from dragoman_server.accounts.service import Accounts
 from dragoman_server.api.account import AccountServicer
 from dragoman_server.api.interceptors import HEALTH_METHODS, REFLECTION_METHODS, AuthInterceptor, caller_of, caller_var
+from dragoman_server.api.permissions import PERMISSIONS, Permission
 from dragoman_server.errors import Unavailable
 from dragoman_server.inprocess import InProcessServer
 from dragoman_server.store.database import open_store, sqlite_url
@@ -28,7 +30,8 @@ from dragoman_server.store.database import open_store, sqlite_url
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from dragoman_server.store.base import KeyRecord, Store
+    from dragoman_server.store.base import Store
+    from dragoman_server.store.identity.records import KeyRecord
 
 TIMEOUT = 20.0
 KINDS = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
@@ -91,7 +94,8 @@ def handlers() -> grpc.GenericRpcHandler:
 
 @asynccontextmanager
 async def running(kind: str, accounts: Accounts) -> AsyncIterator[grpc.aio.Channel]:
-    interceptors = [AuthInterceptor(accounts, HEALTH_METHODS | REFLECTION_METHODS)]
+    probes = {f"/test.Probe/{kind}": Permission() for kind in KINDS}
+    interceptors = [AuthInterceptor(accounts, HEALTH_METHODS | REFLECTION_METHODS, {**PERMISSIONS, **probes})]
     server: Any = (
         InProcessServer(interceptors, max_message_bytes=2**20)
         if kind == "in-process"
@@ -121,8 +125,8 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
     store = open_store(sqlite_url(tmp_path / "x.db"))
     try:
         await store.migrate()
-        accounts = Accounts(store.keys)
-        admin = await accounts.bootstrap()
+        accounts = Accounts(store)
+        admin = await accounts.keys.bootstrap()
         assert admin is not None
         async with running(request.param, accounts) as channel:
             yield Rig(store, accounts, channel, admin)
@@ -152,7 +156,7 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])
 async def test_a_good_key_opens_methods_of_every_kind(rig: Rig, kind: str, header: str) -> None:
-    key, secret = await rig.accounts.create_key(operator(), "mine")
+    key, secret = await rig.accounts.keys.create(operator(), "mine")
     value = f"bearer {secret}" if header == "authorization" else secret
     for _ in range(2):  # unknown to the cache, then known
         assert await rig.probe(kind, ((header, value),)) == key.id.encode()
@@ -160,9 +164,9 @@ async def test_a_good_key_opens_methods_of_every_kind(rig: Rig, kind: str, heade
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_bad_key_opens_nothing_and_says_why(rig: Rig, kind: str) -> None:
-    key, secret = await rig.accounts.create_key(operator(), "mine")
+    key, secret = await rig.accounts.keys.create(operator(), "mine")
     await rig.probe(kind, bearer(secret))
-    await rig.accounts.revoke_key(operator(), key.id)
+    await rig.accounts.keys.revoke(operator(), key.id)
     for metadata, reason in (
         ((), "API_KEY_MISSING"),
         (bearer("wrong"), "API_KEY_INVALID"),
@@ -178,7 +182,7 @@ async def test_a_store_that_is_away_is_no_wrong_key(rig: Rig, monkeypatch: pytes
     async def find(secret_hash: bytes) -> KeyRecord | None:
         raise Unavailable("the database is too busy; try again")
 
-    monkeypatch.setattr(rig.store.keys, "find", find)
+    monkeypatch.setattr(rig.store.identity.keys, "find", find)
     for kind in KINDS:
         assert (await refusal(rig.probe(kind, bearer("some key"))))[1] == "OVERLOADED"
 
@@ -187,7 +191,7 @@ async def test_a_fault_of_ours_ends_the_call(rig: Rig, monkeypatch: pytest.Monke
     async def find(secret_hash: bytes) -> KeyRecord | None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(rig.store.keys, "find", find)
+    monkeypatch.setattr(rig.store.identity.keys, "find", find)
     for kind in KINDS:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await rig.probe(kind, bearer("some key"))
@@ -215,7 +219,7 @@ async def test_an_unknown_method_is_unimplemented(rig: Rig, metadata: Any) -> No
 
 
 async def test_every_call_has_its_own_caller_and_none_leaks(rig: Rig) -> None:
-    made = [await rig.accounts.create_key(operator(), f"key {number}") for number in range(8)]
+    made = [await rig.accounts.keys.create(operator(), f"key {number}") for number in range(8)]
 
     async def call(number: int) -> None:
         key, secret = made[number % len(made)]
@@ -269,7 +273,7 @@ async def test_pages_over_the_wire(rig: Rig) -> None:
 
 
 async def test_a_member_may_not_manage(rig: Rig) -> None:
-    key, secret = await rig.accounts.create_key(operator(), "member")
+    key, secret = await rig.accounts.keys.create(operator(), "member")
     mine = {"metadata": bearer(secret), "timeout": TIMEOUT}
     for call in (
         rig.service.CreateKey(pb.CreateKeyRequest(name="x"), **mine),

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from dragoman_server.accounts.service import Accounts, operator
+from dragoman_server.accounts.keys import operator
+from dragoman_server.accounts.service import Accounts
 from dragoman_server.store.database import open_store, sqlite_url
 
 if TYPE_CHECKING:
@@ -16,15 +17,16 @@ if TYPE_CHECKING:
 
 PROGRAM = """
 import asyncio, sys
-from dragoman_server.accounts.service import Accounts, operator
+from dragoman_server.accounts.keys import operator
+from dragoman_server.accounts.service import Accounts
 from dragoman_server.store.database import open_store
 
 async def main():
     store = open_store(sys.argv[1])
     await store.migrate()
-    accounts = Accounts(store.keys)
+    accounts = Accounts(store)
     while True:
-        key, secret = await accounts.create_key(operator(), "made in a hurry")
+        key, secret = await accounts.keys.create(operator(), "made in a hurry")
         print(key.id, secret, flush=True)
 
 asyncio.run(main())
@@ -39,10 +41,10 @@ async def test_every_acknowledged_key_survives_kill_9(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     store = open_store(sqlite_url(path))
     await store.migrate()
-    accounts = Accounts(store.keys)
+    accounts = Accounts(store)
     for key_id, secret in made:
         assert (await accounts.authenticate(secret)).key_id == key_id
-    await accounts.create_key(operator(), "and it goes on")
+    await accounts.keys.create(operator(), "and it goes on")
     await store.close()
 
 

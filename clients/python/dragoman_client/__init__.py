@@ -3,7 +3,9 @@
 The messages are those of the contract, `dragoman.v1`.
 """
 
+from dragoman_client._accounts import Accounts, Users
 from dragoman_client._client import Answer, Dragoman
+from dragoman_client._conversations import Conversations
 from dragoman_client._errors import (
     Conflict,
     DeadlineExceeded,
@@ -24,9 +26,11 @@ from dragoman_client._runs import Runs
 from dragoman_client._stream import RunStream
 
 __all__ = [
+    "Accounts",
     "Answer",
     "ChatOptions",
     "Conflict",
+    "Conversations",
     "DeadlineExceeded",
     "Dragoman",
     "DragomanClientError",
@@ -43,4 +47,5 @@ __all__ = [
     "StreamInterrupted",
     "Unauthenticated",
     "Unavailable",
+    "Users",
 ]

@@ -13,7 +13,9 @@ from dragoman.v1.embedding_service_pb2 import EmbeddingInput, EmbedRequest, Embe
 from dragoman.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from dragoman.v1.message_pb2 import Message, ToolCall
 from dragoman.v1.run_pb2 import Run
+from dragoman_client._accounts import Accounts, Users
 from dragoman_client._calls import Caller
+from dragoman_client._conversations import Conversations
 from dragoman_client._errors import RunCancelled, RunFailed
 from dragoman_client._keys import Keys
 from dragoman_client._options import run_spec
@@ -66,6 +68,9 @@ class Dragoman:
     Attributes:
         runs: Runs, in the contract's own terms.
         keys: API keys.
+        accounts: Accounts.
+        users: Users, and logins.
+        conversations: Stored conversations.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class Dragoman:
         Args:
             target: Where the server listens, as gRPC names it (`host:port`, `unix:/path`, `dns:///name:port`), or a
                 channel to it, which stays open when the client closes. The server's in-process channel is one.
-            api_key: The key; empty sends none.
+            api_key: The key, or an access token; empty sends none.
             credentials: Makes the connection a TLS one; only with an address.
             timeout: Seconds for calls that answer at once: everything but runs. None for no bound.
 
@@ -103,6 +108,9 @@ class Dragoman:
         self._embeddings = EmbeddingServiceStub(target)
         self.runs = Runs(target, caller)
         self.keys = Keys(target, caller)
+        self.accounts = Accounts(target, caller)
+        self.users = Users(target, caller)
+        self.conversations = Conversations(target, caller)
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ DragomanClientError
 ├── Unauthenticated    missing, wrong, expired or revoked key
 ├── Forbidden          the key does not permit this call
 ├── NotFound           unknown, or another account's
-├── Conflict           the request id was used with another request
+├── Conflict           changed since it was read, taken, or the request id was used with another request
 ├── EventsEvicted      the events asked for are no longer kept
 ├── Unavailable        no room, not ready, unreachable or failing: trying again may help
 ├── DeadlineExceeded   the time that the caller gave is over
@@ -94,7 +94,7 @@ class NotFound(DragomanClientError):
 
 
 class Conflict(DragomanClientError):
-    """The request id was used with another request."""
+    """The thing was changed since it was read, its name is taken, or the request id was used with another request."""
 
 
 class EventsEvicted(DragomanClientError):
@@ -164,6 +164,11 @@ _CLASSES: dict[grpc.StatusCode, type[DragomanClientError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.ABORTED: StreamInterrupted,
 }
+_CLASSES_OF_REASONS: dict[str, type[DragomanClientError]] = {
+    Reason.REQUEST_TOO_LARGE: InvalidRequest,
+    Reason.CONFLICT: Conflict,
+}
+"""Where the reason is finer than the status."""
 
 
 def error_of(error: grpc.aio.AioRpcError, run_id: str = "") -> DragomanClientError:
@@ -182,7 +187,7 @@ def error_of(error: grpc.aio.AioRpcError, run_id: str = "") -> DragomanClientErr
             field = bad.field_violations[0].field if bad.field_violations else ""
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-    cls = InvalidRequest if reason == Reason.REQUEST_TOO_LARGE else _CLASSES.get(code, DragomanClientError)
+    cls = _CLASSES_OF_REASONS.get(reason) or _CLASSES.get(code, DragomanClientError)
     return cls(
         error.details() or code.name,
         reason=reason,

@@ -52,6 +52,9 @@ class ChatOptions(TypedDict, total=False):
     parallel_tool_calls: bool
     response_format: ResponseFormat
     reasoning_effort: ReasoningEffort
+    conversation_id: str
+    persona: str
+    context: Sequence[str]
     labels: Mapping[str, str]
     detach: bool | timedelta
     """Whether the run survives its callers: yes, no, or for a time. Left out, the server decides: not, or for a minute
@@ -75,7 +78,7 @@ def run_spec(messages: Messages, options: ChatOptions) -> RunSpec:
         given["stop"] = [given["stop"]]
     if unknown := given.keys() - _SAMPLING - _CHAT:
         raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
-    chat = ChatSpec(messages=_messages(messages), **{name: given[name] for name in given.keys() & _CHAT})
+    chat = ChatSpec(messages=as_messages(messages), **{name: given[name] for name in given.keys() & _CHAT})
     if sampling := {name: given[name] for name in given.keys() & _SAMPLING}:
         chat.sampling.CopyFrom(Sampling(**sampling))
     spec = RunSpec(chat=chat, labels=labels)
@@ -88,7 +91,12 @@ def run_spec(messages: Messages, options: ChatOptions) -> RunSpec:
     return spec
 
 
-def _messages(messages: Messages) -> list[Message]:
+def as_messages(messages: Messages) -> list[Message]:
+    """Returns messages in the contract's terms.
+
+    Raises:
+        ValueError: If one has a form that the contract cannot hold; it says which.
+    """
     if isinstance(messages, str):
         return [Message(role=Role.ROLE_USER, parts=[_part(messages)])]
     return [m if isinstance(m, Message) else _message(m, f"messages[{i}]") for i, m in enumerate(messages)]

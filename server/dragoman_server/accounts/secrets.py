@@ -13,6 +13,9 @@ import secrets
 MAX_SECRET_CHARS = 512
 """Longer credentials are refused unread."""
 
+MAX_TOKEN_CHARS = 8 * 1024
+"""Longer tokens are refused unread."""
+
 MIN_CHOSEN_CHARS = 16
 """Fewest characters of a secret that an operator chooses. It should be random too."""
 
@@ -35,5 +38,17 @@ def shown_prefix(secret: str) -> str:
 
 
 def is_presentable(secret: str) -> bool:
-    """Tells whether a header can carry the secret unchanged: printable ASCII, no spaces, not too long."""
-    return len(secret) <= MAX_SECRET_CHARS and all("!" <= character <= "~" for character in secret)
+    """Tells whether a header can carry the secret unchanged, and nobody takes it for a token.
+
+    That is printable ASCII, no spaces, not too long, and not the dots of a token.
+    """
+    return (
+        len(secret) <= MAX_SECRET_CHARS
+        and all("!" <= character <= "~" for character in secret)
+        and not looks_like_token(secret)
+    )
+
+
+def looks_like_token(credential: str) -> bool:
+    """Tells whether a credential is to be read as a token: three or more parts with dots between. No key has them."""
+    return credential.count(".") >= 2

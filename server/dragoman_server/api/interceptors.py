@@ -1,4 +1,4 @@
-"""What happens to every call before its servicer: telling whose it is."""
+"""What happens to every call before its servicer: telling whose it is, and whether they may."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import grpc
 
 from dragoman.reasons import Reason
 from dragoman.tunnel.framing import CONNECT
+from dragoman_server.api.permissions import PERMISSIONS, Permission, missing
 from dragoman_server.api.status import abort
-from dragoman_server.errors import DragomanError, Unauthenticated
+from dragoman_server.errors import DragomanError, Forbidden, Unauthenticated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from dragoman_server.accounts.service import Accounts
     from dragoman_server.caller import Caller
@@ -81,11 +82,26 @@ def credential_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Lets a call through if its credential is good, or its method is public; the servicer finds it in `caller_of`."""
+    """Lets a call through if its method is public, or its credential is good and permits the method.
 
-    def __init__(self, accounts: Accounts, public_methods: Iterable[str] = HEALTH_METHODS) -> None:
+    The servicer finds the caller in `caller_of`.
+
+    Args:
+        accounts: Tells whose a credential is.
+        public_methods: Methods beside those of the contract that need no credential.
+        permissions: What each method needs; one that is not there is refused.
+    """
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        public_methods: Iterable[str] = HEALTH_METHODS,
+        permissions: Mapping[str, Permission] = PERMISSIONS,
+    ) -> None:
         self._accounts = accounts
-        self._public_methods = frozenset(public_methods)
+        public = {method for method, permission in permissions.items() if permission.public}
+        self._public_methods = public.union(public_methods)
+        self._permissions = permissions
 
     def admit(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
         """Lets a call through at once if that needs no waiting; returns whether it did (see `InProcessServer`)."""
@@ -96,6 +112,9 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         except Unauthenticated:
             return False  # `intercept_service` says why
         if caller is None:
+            return False
+        permission = self._permissions.get(method)
+        if permission is None or missing(caller, permission):
             return False
         _enter(caller, metadata)
         return True
@@ -111,10 +130,18 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             try:
                 credential = credential_in(metadata)
                 caller = self._accounts.cached(credential) or await self._accounts.authenticate(credential)
+                self._require(caller, handler_call_details.method)
             except Exception as error:  # raised again by the handler, where gRPC knows how to answer
                 return _refusal(await continuation(handler_call_details), error)
             _enter(caller, metadata)
         return await continuation(handler_call_details)
+
+    def _require(self, caller: Caller, method: str) -> None:
+        permission = self._permissions.get(method)
+        if permission is None:
+            raise Forbidden("nobody is permitted to call this method")
+        if lack := missing(caller, permission):
+            raise Forbidden(lack)
 
 
 class TraceInterceptor(grpc.aio.ServerInterceptor):

@@ -13,7 +13,7 @@ import pytest
 
 import dragoman_client
 from dragoman.reasons import Reason
-from dragoman.v1.account_service_pb2 import KeyRole
+from dragoman.v1.account_service_pb2 import KeyGrants, KeyRole
 from dragoman.v1.event_pb2 import CancelReason, FinishReason
 from dragoman.v1.message_pb2 import Message, Part, Role, TextPart
 from dragoman.v1.run_pb2 import Run
@@ -250,6 +250,31 @@ async def test_models(client: Dragoman) -> None:
     assert caught.value.reason == Reason.MODEL_NOT_FOUND
 
 
+async def test_conversations(client: Dragoman) -> None:
+    conversations = client.conversations
+    made = await conversations.create([{"role": "user", "content": "one"}], labels={"a": "b"}, request_id="r")
+    assert (await conversations.create("one", labels={"a": "b"}, request_id="r")).id == made.id
+    await client.chat("two", conversation_id=made.short_id, persona="maya", context=["a fact"])
+    said = [stored async for stored in conversations.messages(made.id)]
+    assert [part.text.text for stored in said[:2] for part in stored.message.parts] == ["one", "two"]
+    fork = await conversations.fork(made.id, said[0].id, title="Fork")
+    assert (fork.title, fork.message_count) == ("Fork", 1)
+    appended = await conversations.append(fork.id, "else", etag=fork.etag)
+    with pytest.raises(Conflict) as conflict:
+        await conversations.append(fork.id, "else", etag=fork.etag)
+    assert conflict.value.reason == Reason.CONFLICT
+    pinned = await conversations.update(fork.id, pinned=True)
+    assert [one async for one in conversations.list("ELSE", pinned=True)] == [pinned]
+    copied = await conversations.import_json(await conversations.export_json(fork.id))
+    assert copied.message_count == appended.conversation.message_count == 2
+    await conversations.delete(fork.id)
+    with pytest.raises(NotFound):
+        await conversations.get(fork.id)
+    assert (await conversations.undelete(fork.id)).id == fork.id
+    await conversations.delete(fork.id, purge=True)
+    assert len([one async for one in conversations.list()]) == 2
+
+
 async def test_keys(core: Core, client: Dragoman, channel: str) -> None:
     made = await client.keys.create("laptop", expire_time=datetime.now(UTC) + timedelta(days=1))
     assert made.key.role == KeyRole.KEY_ROLE_MEMBER
@@ -264,6 +289,40 @@ async def test_keys(core: Core, client: Dragoman, channel: str) -> None:
         with pytest.raises(Unauthenticated) as revoked:
             await member.models()
         assert revoked.value.reason == Reason.API_KEY_REVOKED
+
+
+async def test_accounts_users_and_logins(core: Core, client: Dragoman, channel: str) -> None:
+    made = await client.accounts.create("Acme", account_id="acme")
+    assert [account.id async for account in client.accounts.list()] == ["default", "acme"]
+    assert (await client.accounts.update("acme", name="Acme & Co")).name == "Acme & Co"
+    user = await client.users.create("a@b.test", password="correct horse", account_id=made.id)
+    assert [one async for one in client.users.list(account_id="acme")] == [user]
+    key = await client.keys.create("theirs", account_id="acme", grants=KeyGrants(scopes=["models.read"]))
+    assert (await client.keys.update(key.key.id, name="other", account_id="acme")).name == "other"
+    login = await client.users.login("a@b.test", "correct horse")
+    assert login.user == user
+    async with connect(core, channel, login.tokens.access_token) as theirs:
+        assert (await theirs.keys.caller()).user == await theirs.users.get() == user
+        assert (await theirs.chat("hi")).text == "You said: hi"
+        assert (await theirs.accounts.get()).name == "Acme & Co"
+        for missing in (theirs.accounts.get("default"), theirs.users.get("user_" + "0" * 32)):
+            with pytest.raises(NotFound):
+                await missing
+        tokens = await client.users.refresh(login.tokens.refresh_token)
+        await client.users.logout(tokens.refresh_token)
+        with pytest.raises(Unauthenticated) as ended:
+            await theirs.models()
+        assert ended.value.reason == Reason.TOKEN_INVALID
+    with pytest.raises(Unauthenticated):
+        await client.users.login("a@b.test", "wrong password")
+    exported = b"".join([piece async for piece in client.accounts.export("acme")])
+    assert {json.loads(line)["table"] for line in exported.splitlines()} >= {"accounts", "users", "api_keys"}
+    with pytest.raises(NotFound):
+        _ = [piece async for piece in client.accounts.export("nobody")]
+    await client.users.update(user.id, disabled=True, account_id="acme")
+    await client.users.delete(user.id, account_id="acme")
+    assert (await anext(aiter(client.accounts.audit("acme")))).action == "user.delete"
+    await client.accounts.delete("acme")
 
 
 @pytest.mark.parametrize(("key", "reason"), [("", Reason.API_KEY_MISSING), ("dgm_nobody", Reason.API_KEY_INVALID)])

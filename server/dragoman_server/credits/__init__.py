@@ -1,0 +1,1 @@
+"""Credits: what things cost, what is reserved for work, and what is charged for it."""

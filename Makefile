@@ -106,5 +106,5 @@ $(MIN)/.stamp: pyproject.toml scripts/lowest.py
 	$(environment)
 	$(@D)/bin/python scripts/lowest.py > $(@D)/constraints.txt
 	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt \
-	  --editable '.[server,edge,postgres]' --group test
+	  --editable '.[server,edge,postgres,redis]' --group test
 	@touch $@

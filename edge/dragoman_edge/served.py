@@ -5,21 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from dragoman_edge.rate_state import HEADERS as RATE_STATE
+from dragoman_edge.rate_state import tell_rate_state
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from dragoman.v1.embedding_service_pb2 import EmbedResponse
     from dragoman.v1.event_pb2 import RunEvent
     from dragoman.v1.run_pb2 import Run
     from dragoman.v1.run_service_pb2 import StreamRunResponse
+    from dragoman.v1.usage_pb2 import Charge
 
 MODEL, PROVIDER, ATTEMPTS = "x-dragoman-model", "x-dragoman-provider", "x-dragoman-attempts"
 EMULATED, DROPPED = "x-dragoman-emulated", "x-dragoman-dropped-params"
+CURRENCY = "x-dragoman-currency"
+CHARGED = "x-dragoman-charged-micros"
+AVAILABLE = "x-dragoman-available-micros"
+LOWERED = "x-dragoman-lowered-output-tokens"
+
 HEADERS = {
     MODEL: "The provider's own name of the model, where one answered.",
     PROVIDER: "Name of the provider that answered.",
     ATTEMPTS: "How many attempts it took, retries and fallbacks included.",
     EMULATED: "Features that the model lacks and that the server stood in for, if there are any.",
     DROPPED: "Parameters that were left out, if there are any.",
+    **RATE_STATE,
+    CURRENCY: "The currency that paid for a whole answer, where credits are on.",
+    CHARGED: "Millionths of it that were charged.",
+    AVAILABLE: "Millionths of it that are left.",
+    LOWERED: "The output limit that the balance bought, where it was lower than the one asked for.",
 }
 """The headers, and what they tell."""
 
@@ -34,6 +49,10 @@ def tell_run(headers: dict[str, str], run: Run, name_of: Callable[[str], str]) -
         run: The run.
         name_of: Puts a path in the contract into the words of the dialect.
     """
+    if run.HasField("rate_state"):
+        tell_rate_state(headers, run.rate_state)
+    if run.HasField("charge"):
+        _tell_charge(headers, run.charge)
     if attempts := run.attempts:
         headers[MODEL] = _value(run.upstream_model)
         headers[PROVIDER] = run.provider
@@ -55,6 +74,27 @@ def tell_start(headers: dict[str, str], batch: StreamRunResponse, name_of: Calla
             return
         if event.HasField("step_started"):
             _tell_step(headers, event, name_of)
+        elif event.HasField("run_started") and event.run_started.HasField("rate_state"):
+            tell_rate_state(headers, event.run_started.rate_state)
+
+
+def tell_vectors(headers: dict[str, str], response: EmbedResponse) -> None:
+    """Adds the headers of an answer of vectors."""
+    headers[MODEL] = _value(response.upstream_model)
+    headers[PROVIDER] = response.provider
+    headers[ATTEMPTS] = str(response.attempts)
+    if response.HasField("rate_state"):
+        tell_rate_state(headers, response.rate_state)
+    if response.HasField("charge"):
+        _tell_charge(headers, response.charge)
+
+
+def _tell_charge(headers: dict[str, str], charge: Charge) -> None:
+    headers[CURRENCY] = charge.currency
+    headers[CHARGED] = str(charge.amount_micros)
+    headers[AVAILABLE] = str(charge.available_micros)
+    if charge.lowered_output_tokens:
+        headers[LOWERED] = str(charge.lowered_output_tokens)
 
 
 def _tell_step(headers: dict[str, str], event: RunEvent, name_of: Callable[[str], str]) -> None:

@@ -1,0 +1,1 @@
+"""How much each key, user and account may ask for."""

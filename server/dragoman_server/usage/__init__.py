@@ -1,0 +1,1 @@
+"""What runs used: taken note of after their end, listed and summed up."""

@@ -1,0 +1,1 @@
+"""Conversations: keeping, finding, forking and carrying them; and the turns that runs take in them."""

@@ -30,8 +30,8 @@ KEY = "a-secret-for-tests-only"
 METADATA = (("authorization", f"Bearer {KEY}"),)
 CHANNELS = ("inprocess", "tcp", "unix", "tunnel")
 
-ONCE = RoutingSettings(max_attempts=1, breaker=BreakerSettings(failures=1_000_000))
-"""Failures are passed on as they come: most tests are about those, not about routing."""
+ONCE = RoutingSettings(max_attempts=1, breaker=BreakerSettings(failures=1_000_000, cooldown=1e-6, max_cooldown=1e-6))
+"""Failures are passed on as they come and keep no other request away: most tests are about those, not about routing."""
 
 AnyChannel = grpc.aio.Channel | InProcessChannel
 

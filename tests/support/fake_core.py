@@ -31,6 +31,7 @@ from dragoman.v1.run_service_pb2 import (
     StreamRunResponse,
     WatchRunResponse,
 )
+from tests.support.empty_services import add_empty_services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -244,6 +245,7 @@ async def serve(core: FakeCore) -> AsyncIterator[grpc.aio.Channel]:
     run_service_pb2_grpc.add_RunServiceServicer_to_server(core, server)
     catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(core, server)
     embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(core, server)
+    add_empty_services(server)
     health_pb2_grpc.add_HealthServicer_to_server(core.health, server)  # type: ignore[no-untyped-call]
     await core.health.set("", health_pb2.HealthCheckResponse.SERVING)
     with tempfile.TemporaryDirectory(prefix="core") as folder:

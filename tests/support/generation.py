@@ -46,6 +46,13 @@ class Recording:
         if callable(self.on_batch):
             self.on_batch()
 
+    def on_text(self, text: str) -> None:
+        if not text:
+            self.violations.append("an empty text")
+        batch = EventBatch()
+        batch.events.add().text_delta.text = text
+        self.on_events(batch)
+
     def on_end(self, failure: Failure | None) -> None:
         self._check("on_end")
         self.ended_at = time.monotonic()

@@ -12,12 +12,10 @@ from dragoman_edge.http.errors import HttpError
 from dragoman_edge.http.limits import Limits
 from dragoman_edge.http.response import Response
 from dragoman_edge.http.server import Server
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from dragoman_edge.http.server import Handler
-
-PATIENCE = 20.0
-"""Seconds after which a test has failed: nothing is expected to take that long."""
 
 
 @dataclass

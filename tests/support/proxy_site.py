@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
 from dragoman_server.settings import ProxySettings
 from tests.support import upstream_gemini
 from tests.support.core import KEY, running_core
+from tests.support.edge import running_edge
 from tests.support.upstream_server import UpstreamServer, chat
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ async def site() -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(UpstreamServer(both_dialects))
         core = await stack.enter_async_context(running_core(proxy=ProxySettings(allow=(upstream.url,))))
-        settings = EdgeSettings(port=0, drain_timeout=1, proxy_default_model="fast")
-        edge = await start_edge(core.channel(), settings, core.registry)
-        stack.push_async_callback(edge.stop)
+        edge = await stack.enter_async_context(
+            running_edge(core.channel(), registry=core.registry, proxy_default_model="fast")
+        )
         yield Site(core, upstream, edge.port)

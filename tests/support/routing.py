@@ -12,6 +12,7 @@ from typing import Any
 from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FINISH_REASON_STOP
 from dragoman.v1.failure_pb2 import Failure
+from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import DragomanError, ProviderError
 from dragoman_server.providers.base import EventBatch, GenerationRequest, GenerationSink
 from dragoman_server.providers.routing.generation import RoutedGeneration
@@ -49,6 +50,7 @@ class Played:
         self.cancelled = 0
         self.paused = False
         self.ended = False
+        self.told: Usage | None = None
 
     def cancel(self) -> None:
         if not self.ended and not self.cancelled:
@@ -61,6 +63,10 @@ class Played:
 
     def resume(self) -> None:
         self.paused = False
+
+    @property
+    def usage_so_far(self) -> Usage | None:
+        return self.told
 
     def say(self, text: str) -> None:
         batch = EventBatch()

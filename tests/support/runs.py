@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from dragoman.v1.event_pb2 import RunEvent
+from dragoman.v1.event_pb2 import RunEvent, TextDelta
 from dragoman.v1.message_pb2 import Message, Part, Role, TextPart
 from dragoman.v1.run_pb2 import ChatSpec, RunSpec
 from dragoman_server.caller import Caller
@@ -77,6 +77,25 @@ class Collector:
     @property
     def text(self) -> str:
         return "".join(event.text_delta.text for event in self.events)
+
+
+class TextCollector(Collector):
+    """A watcher that takes text without a batch, unless it would be larger than so many bytes."""
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.sizes: list[int] = []
+        self._most = most
+
+    def on_text(self, text: str, sequence: int, size: int) -> bool:
+        assert not self.closed, "nothing may follow the end"
+        if size > self._most:
+            return False
+        self.texts.append(text)
+        self.sizes.append(size)
+        self.events.append(RunEvent(sequence=sequence, text_delta=TextDelta(text=text)))
+        return True
 
 
 def text_batch(*texts: str, choice_index: int = 0) -> EventBatch:

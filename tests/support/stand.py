@@ -11,8 +11,6 @@ import aiohttp
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
 from dragoman_server.app import Core
 from dragoman_server.settings import (
     BreakerSettings,
@@ -22,7 +20,8 @@ from dragoman_server.settings import (
     RoutingSettings,
     TargetSettings,
 )
-from tests.support.core import KEY, channel_to, running_core
+from tests.support.core import channel_to, running_core
+from tests.support.edge import client_of, running_edge
 from tests.support.upstream_server import Answer, UpstreamServer, chat
 
 ROUTING = RoutingSettings(backoff=0.01, max_backoff=0.2, breaker=BreakerSettings(failures=1_000_000))
@@ -79,12 +78,6 @@ async def stand(
         core = await stack.enter_async_context(running_core(spans, **given))
         channel = await stack.enter_async_context(channel_to(core, via))
         registry = CollectorRegistry()
-        settings = EdgeSettings(port=0, hold_headers=5, keep_alive=5, drain_timeout=2, log_requests=log_requests)
-        edge = await start_edge(channel, settings, registry, spans)
-        stack.push_async_callback(edge.stop)
-        client = aiohttp.ClientSession(
-            f"http://{edge.host}:{edge.port}",
-            headers={"Authorization": f"Bearer {KEY}"},
-            timeout=aiohttp.ClientTimeout(total=30),
-        )
-        yield Stand(core, await stack.enter_async_context(client), servers, registry)
+        settings = {"hold_headers": 5, "keep_alive": 5, "drain_timeout": 2, "log_requests": log_requests}
+        edge = await stack.enter_async_context(running_edge(channel, registry=registry, spans=spans, **settings))
+        yield Stand(core, await stack.enter_async_context(client_of(edge)), servers, registry)

@@ -12,7 +12,7 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman_server.errors import DragomanError
 from dragoman_server.providers.base import GenerationFailed, GenerationRequest, iterate
 from dragoman_server.providers.scripted import ScriptedProvider
-from tests.support.upstream_server import chunked, cut, head, whole
+from tests.support.upstream_server import chunked, cut, head, prompt_count, whole
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -79,11 +79,14 @@ def messages(packet_size: int | None = None) -> Answer:
         player = _Player()
         started = False
         try:
-            async for batch in iterate(provider, GenerationRequest(_spec(request.json), "echo", incremental=streams)):
+            spec = _spec(request.json)
+            count = prompt_count(spec)
+            so_far = None if count is None else {"input_tokens": count, "output_tokens": 1}
+            async for batch in iterate(provider, GenerationRequest(spec, "echo", incremental=streams)):
                 if streams and not started:
                     started = True
                     await write(head(200, "text/event-stream; charset=utf-8", Transfer_Encoding="chunked"))
-                    await write(chunked(event(start())) + chunked(event(PING)))
+                    await write(chunked(event(start(so_far))) + chunked(event(PING)))
                 for item in batch.events:
                     payloads = list(player.play(item))
                     if streams:

@@ -13,7 +13,7 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman_server.errors import DragomanError
 from dragoman_server.providers.base import GenerationFailed, GenerationRequest, iterate
 from dragoman_server.providers.scripted import ScriptedProvider
-from tests.support.upstream_server import chunked, cut, event, head, whole
+from tests.support.upstream_server import chunked, cut, event, head, prompt_count, whole
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -76,14 +76,17 @@ def generate(packet_size: int | None = None) -> Answer:
         played = _Played()
         started = False
         try:
-            generation = GenerationRequest(_spec(request.json), "echo", incremental=streams)
+            spec = _spec(request.json)
+            count = prompt_count(spec)
+            so_far = {} if count is None else {"usageMetadata": {"promptTokenCount": count, "totalTokenCount": count}}
+            generation = GenerationRequest(spec, "echo", incremental=streams)
             async for batch in iterate(ScriptedProvider("upstream"), generation):
                 if streams and not started:
                     started = True
                     await write(head(200, "text/event-stream", Transfer_Encoding="chunked"))
                 played.add(batch.events)
                 if streams:
-                    await write(b"".join(chunked(event(piece)) for piece in played.take()))
+                    await write(b"".join(chunked(event({**so_far, **piece})) for piece in played.take()))
         except DragomanError as failed:
             await _fail(failed, write, connection, started=started)
             return

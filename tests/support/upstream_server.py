@@ -21,7 +21,7 @@ from dragoman.v1.message_pb2 import Role, ToolKind
 from dragoman.v1.run_pb2 import ChatSpec
 from dragoman_server.errors import DragomanError
 from dragoman_server.providers.base import GenerationFailed, GenerationRequest, iterate
-from dragoman_server.providers.scripted import ScriptedProvider
+from dragoman_server.providers.scripted import SCRIPT_MARK, ScriptedProvider
 
 if TYPE_CHECKING:
     import ssl
@@ -238,15 +238,17 @@ def chat(packet_size: int | None = None) -> Answer:
         started = False
         whole_answer = _Whole()
         try:
-            generation = GenerationRequest(_spec(request.json), "echo", incremental=streams)
-            async for batch in iterate(provider, generation):
+            spec = _spec(request.json)
+            count = prompt_count(spec)
+            so_far = {} if count is None else {"usage": {"prompt_tokens": count, "completion_tokens": 0}}
+            async for batch in iterate(provider, GenerationRequest(spec, "echo", incremental=streams)):
                 if streams and not started:
                     started = True
                     await write(head(200, "text/event-stream; charset=utf-8", Transfer_Encoding="chunked"))
                     await write(chunked(event(chunk({"role": "assistant", "content": ""}))))
                 for item in batch.events:
                     if streams:
-                        await write(b"".join(chunked(event(one)) for one in _chunks(item)))
+                        await write(b"".join(chunked(event({**so_far, **one})) for one in _chunks(item)))
                     else:
                         whole_answer.add(item)
         except DragomanError as error:
@@ -258,6 +260,13 @@ def chat(packet_size: int | None = None) -> Answer:
             await write(whole(200, orjson.dumps(whole_answer.json())))
 
     return answer
+
+
+def prompt_count(spec: ChatSpec) -> int | None:
+    """Returns the tokens of the prompt, if the script brings the counts: the server then tells it from the start."""
+    text = spec.messages[-1].parts[0].text.text
+    usage = orjson.loads(text.removeprefix(SCRIPT_MARK)).get("usage") if text.startswith(SCRIPT_MARK) else None
+    return usage["input_tokens"] if usage else None
 
 
 async def _fail(
@@ -396,7 +405,7 @@ def _logprobs(tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
 
 def script(**fields: Any) -> str:
     """Returns the user message that brings a script."""
-    return "SCRIPT " + orjson.dumps(fields).decode()
+    return SCRIPT_MARK + orjson.dumps(fields).decode()
 
 
 def without_urls(text: str) -> bool:

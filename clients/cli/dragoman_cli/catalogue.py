@@ -120,4 +120,5 @@ def _targets(model: Model) -> str:
 
 
 def _health(target: ModelTarget) -> str:
-    return ModelTarget.Health.Name(target.health).removeprefix("HEALTH_").lower()
+    health = ModelTarget.Health.Name(target.health).removeprefix("HEALTH_").lower()
+    return f"{health} ({target.fault})" if target.fault else health

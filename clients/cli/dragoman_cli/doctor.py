@@ -86,7 +86,7 @@ def findings(config: Path | None, flags: Mapping[str, object], *, network: bool)
         yield Finding("environment", State.NOTE, f"unknown variables, left alone: {', '.join(unknown)}")
     yield from _extras(settings)
     yield _data_dir(settings.server.data_dir)
-    yield from _model(settings)
+    yield from _models(settings)
     yield from _ports(settings)
     yield _database(settings)
     if network:
@@ -121,29 +121,31 @@ def _data_dir(folder: Path) -> Finding:
     return Finding("data folder", State.OK, f"{folder}{'' if existing == folder else ' (made at the first start)'}")
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
-    from dragoman_server.providers import model_files
-
+def _models(settings: Settings) -> Iterator[Finding]:
     if not settings.local.enabled:
         yield Finding("embedded model", State.NOTE, "switched off")
         if not settings.providers:
             yield Finding("models", State.BROKEN, "no provider is configured, and the embedded model is switched off")
         return
-    name = settings.local.model
-    try:
-        file = model_files.find(name, models.folder(settings))
-        if file is not None:
-            usable = model_files.is_gguf(file)
-            text = str(file) if usable else f"{file} is not a GGUF model"
-            yield Finding("embedded model", State.OK if usable else State.BROKEN, text)
-        elif name in model_files.KNOWN_MODELS or name.startswith("hf:"):
-            yield Finding(
-                "embedded model", State.NOTE, f"{name} is fetched at the first start, or: dragoman models pull"
-            )
-        else:
-            yield Finding("embedded model", State.BROKEN, f"there is no file {name}")
-    except (DragomanError, OSError) as error:
-        yield Finding("embedded model", State.BROKEN, str(error))
+    for name in models.needed(settings):
+        try:
+            yield _model_file(name, models.folder(settings))
+        except (DragomanError, OSError) as error:
+            yield Finding("embedded model", State.BROKEN, str(error))
+
+
+def _model_file(name: str, folder: Path) -> Finding:
+    from dragoman_server.providers import model_files
+
+    file = model_files.find(name, folder)
+    if file is not None:
+        usable = model_files.is_gguf(file)
+        text = str(file) if usable else f"{file} is not a GGUF model"
+        return Finding("embedded model", State.OK if usable else State.BROKEN, text)
+    if name in model_files.KNOWN_MODELS or name.startswith("hf:"):
+        text = f"{name} is fetched at the first start, or: dragoman models pull {name}"
+        return Finding("embedded model", State.NOTE, text)
+    return Finding("embedded model", State.BROKEN, f"there is no file {name}")
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
@@ -158,24 +160,31 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(settings: Settings) -> Finding:
+    from dragoman_server.store.database import sqlite_url
+    from dragoman_server.store.migrations import HEAD
+
     url = settings.store.url.get_secret_value() if settings.store.url else ""
-    file = settings.server.data_dir / "dragoman.db"
-    if not url:
-        state = "is there" if file.exists() else "is made at the first start"
-        return Finding("database", State.OK, f"{file} {state}")
+    file = settings.server.data_dir.expanduser().absolute() / "dragoman.db"
+    if not url and not file.exists():
+        return Finding("database", State.OK, f"{file} is made at the first start")
     try:
-        asyncio.run(_connect(url))
+        revision = asyncio.run(_revision(url or sqlite_url(file)))
     except DragomanError as error:
         return Finding("database", State.BROKEN, error.message)
-    return Finding("database", State.OK, "reachable")
+    where = "reachable" if url else f"{file} is there"
+    if revision is None or revision < HEAD:
+        return Finding("database", State.OK, f"{where}; the next start brings its schema to {HEAD}")
+    if revision > HEAD:
+        return Finding("database", State.BROKEN, f"its schema is {revision}, this program knows it up to {HEAD} only")
+    return Finding("database", State.OK, where)
 
 
-async def _connect(url: str) -> None:
+async def _revision(url: str) -> str | None:
     from dragoman_server.store.database import open_store
 
     store = open_store(url)
     try:
-        await store.keys.page("default", limit=1)
+        return await store.revision()
     finally:
         await store.close()
 

@@ -37,7 +37,7 @@ def ensure(settings: Settings) -> None:
     if importlib.util.find_spec("xllamacpp") is None:
         raise CommandError(f"the embedded model needs an extra: pip install 'dragoman[local]'; {OFF}")
     try:
-        for name in _needed(settings):
+        for name in needed(settings):
             if model_files.find(name, folder(settings)) is None:
                 note(f"The model {name} is not here yet; it is fetched once.")
                 _pull(name, folder(settings))
@@ -45,7 +45,8 @@ def ensure(settings: Settings) -> None:
         raise CommandError(f"{error.message}; {OFF}") from error
 
 
-def _needed(settings: Settings) -> tuple[str, ...]:
+def needed(settings: Settings) -> tuple[str, ...]:
+    """Returns the models that the embedded provider is configured to load: that of chats, and that of vectors."""
     local = settings.local
     if local.embeddings == "off" or not local.embedding_model:
         return (local.model,)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
 from dragoman.v1.catalog_service_pb2 import Model
+from dragoman_server.caller import EVERYTHING
+from dragoman_server.catalog.grants import permits_model, permitted
 from dragoman_server.catalog.rules import Rules
 from dragoman_server.errors import InvalidRequest, NotFound
 from dragoman_server.providers.abilities import Abilities
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dragoman.v1.run_pb2 import ChatSpec
+    from dragoman_server.caller import Grants
     from dragoman_server.providers.base import Provider
     from dragoman_server.providers.proxy.provider import ProxyProvider
     from dragoman_server.providers.routing.adaptation import Check
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from dragoman_server.settings import ModelSettings
 
 MAX_REMEMBERED = 4096
-"""Most model ids whose route is remembered: clients may ask a provider for any name."""
+"""Most model ids whose route is remembered, if clients may think of them: some providers serve any name."""
 
 
 class Catalog:
@@ -84,16 +87,27 @@ class Catalog:
                 return f"{provider.name}/{provider.models[0].id}"
         return next(iter(self._aliases), "")
 
-    def route(self, spec: ChatSpec) -> Route:
+    def route(self, spec: ChatSpec, grants: Grants = EVERYTHING) -> Route:
         """Returns who answers a request.
 
+        Args:
+            spec: The request.
+            grants: What its caller is restricted to.
+
         Raises:
+            Forbidden: If the caller may not ask for the model, or none of its providers may serve the caller.
             NotFound: If there is no such model (MODEL_NOT_FOUND).
             InvalidRequest: If the request names a server that must not be called (UPSTREAM_NOT_ALLOWED).
         """
-        if spec.HasField("upstream"):
-            return self._route_to_upstream(spec)
-        return self.resolve(spec.model)
+        route = self._route_to_upstream(spec) if spec.HasField("upstream") else self.resolve(spec.model)
+        return route if grants is EVERYTHING else permitted(route, grants)
+
+    def output_limit(self, route: Route) -> int:
+        """Returns the most tokens that the model writes in one answer; 0 if that is not known."""
+        alias = self._aliases.get(route.model_id)
+        if alias is not None and alias.max_output_tokens:
+            return alias.max_output_tokens
+        return self._facts_of(route.target).max_output_tokens
 
     def _route_to_upstream(self, spec: ChatSpec) -> Route:
         if self._proxy is None:
@@ -113,7 +127,7 @@ class Catalog:
         route = self._routes.get(model_id)
         if route is None:
             route = self._resolve(model_id or self.default_model)
-            if len(self._routes) < MAX_REMEMBERED:
+            if len(self._routes) < MAX_REMEMBERED or self._is_named(model_id):
                 self._routes[model_id] = route
         return route
 
@@ -135,20 +149,36 @@ class Catalog:
         alias = self._aliases.get(route.model_id)
         return alias is None or alias.remote_images == "pass"
 
-    def get(self, model_id: str) -> Model:
+    def may_embed(self, route: Route, target: Target) -> bool:
+        """Returns whether a target of a model may make vectors: not if it is known to make none."""
+        alias = self._aliases.get(route.model_id)
+        if alias is not None and "embeddings" in alias.capabilities:
+            return alias.capabilities["embeddings"]
+        facts = self._facts_of(target)
+        return not facts.known or "embeddings" in facts.capabilities
+
+    def get(self, model_id: str, grants: Grants = EVERYTHING) -> Model:
         """Returns a model, by id or alias; empty means the default model.
 
         Raises:
+            Forbidden: If the caller may not ask for the model.
             NotFound: If there is no such model (MODEL_NOT_FOUND).
         """
-        return self._describe(self.resolve(model_id))
+        return self._describe(permitted(self.resolve(model_id), grants))
 
-    def list(self) -> list[Model]:
-        """Returns all models that are known by name, by id."""
+    def list(self, grants: Grants = EVERYTHING, after: str = "", limit: int | None = None) -> list[Model]:
+        """Returns the models that are known by name and that a caller may ask for, by id.
+
+        Args:
+            grants: What the caller is restricted to.
+            after: The id after which they begin.
+            limit: Most models; None means all.
+        """
         ids = set(self._aliases)
         for provider in self._providers.values():
             ids.update(f"{provider.name}/{model.id}" for model in provider.models)
-        return [self._describe(self.resolve(model_id)) for model_id in sorted(ids)]
+        wanted = sorted(model_id for model_id in ids if model_id > after and permits_model(grants, model_id))
+        return [self._describe(self.resolve(model_id)) for model_id in wanted[:limit]]
 
     def _resolve(self, model_id: str) -> Route:
         alias = self._aliases.get(model_id)
@@ -159,7 +189,8 @@ class Catalog:
         name, slash, upstream_model = model_id.partition("/")
         provider = self._providers.get(name)
         if provider is not None and slash and upstream_model and _serves(provider, upstream_model):
-            return self._routing.direct(model_id, name, upstream_model, self._check)
+            made_up = not _lists(provider, upstream_model)
+            return self._routing.direct(model_id, name, upstream_model, self._check, made_up=made_up)
         if not model_id:
             raise NotFound(
                 "the request names no model, and the server has none to fall back on; configure a provider",
@@ -172,6 +203,12 @@ class Catalog:
             field="spec.chat.model",
             metadata={"model": model_id},
         )
+
+    def _is_named(self, model_id: str) -> bool:
+        """Returns whether the configuration or a provider names the model."""
+        name, _, upstream_model = model_id.partition("/")
+        provider = self._providers.get(name)
+        return model_id in self._aliases or (provider is not None and _lists(provider, upstream_model))
 
     def _check(self, target: Target, alias: ModelSettings | None = None) -> Check | None:
         """Returns what refuses requests that a target is known not to serve, or None."""

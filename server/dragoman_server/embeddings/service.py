@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
-from typing import TYPE_CHECKING
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 from dragoman.reasons import Reason
-from dragoman_server.errors import InvalidRequest, NotFound, ProviderError, UnsupportedFeature
+from dragoman.v1.run_pb2 import Run
+from dragoman_server.catalog.grants import permitted
+from dragoman_server.errors import (
+    DragomanError,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    ProviderError,
+    Unavailable,
+    UnsupportedFeature,
+)
+from dragoman_server.ids import new_id
 from dragoman_server.providers.base import Embedder
+from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dragoman.v1.embedding_service_pb2 import EmbeddingInput, EmbedRequest, EmbedResponse
     from dragoman_server.caller import Caller
     from dragoman_server.catalog.service import Catalog
+    from dragoman_server.credits.service import Credits, Hold
+    from dragoman_server.providers.routing.route import Route
     from dragoman_server.providers.routing.target import Target
+    from dragoman_server.ratelimits.service import RateLimits, Slot
     from dragoman_server.telemetry.tracing import EmbeddingTrace, Tracer
+    from dragoman_server.usage.service import UsageLog
+
+logger = get_logger(__name__)
 
 MAX_INPUTS = 2048
+OPERATION = "embeddings"
+"""What it is called in prices and usage records."""
 CHARACTERS_PER_TOKEN = 4
 """For estimates: about what English text has with the tokenizers of today."""
 
@@ -31,6 +55,9 @@ class Embeddings:
         default_model: Id or alias of the model of requests that name none; empty means the first that can.
         on_end: Is told what was consumed, and of which provider.
         tracer: Traces the requests, if anyone does.
+        limits: How much callers may ask for, if anything bounds it.
+        credits: What it costs, if anything does.
+        usage: Keeps what was used, if anything does.
     """
 
     def __init__(
@@ -39,11 +66,19 @@ class Embeddings:
         default_model: str = "",
         on_end: Callable[[EmbedResponse], None] | None = None,
         tracer: Tracer | None = None,
+        limits: RateLimits | None = None,
+        credits: Credits | None = None,
+        usage: UsageLog | None = None,
     ) -> None:
         self._catalog = catalog
         self._default = default_model
         self._on_end = on_end
         self._tracer = tracer
+        self._limits = limits
+        self._credits = credits
+        self._usage = usage
+        self._active = 0
+        self._idle: asyncio.Event | None = None  # while the server drains
 
     async def embed(self, caller: Caller, request: EmbedRequest) -> EmbedResponse:
         """Returns one vector for each input. Nothing is shown before all is there, so that any failure may be retried.
@@ -52,41 +87,126 @@ class Embeddings:
             InvalidRequest: If the request breaks the contract.
             NotFound: If there is no such model (MODEL_NOT_FOUND).
             UnsupportedFeature: If the model makes no vectors, or cannot do what is asked for.
+            Unavailable: If the server shuts down (SHUTTING_DOWN).
             DragomanError: If the provider refuses or fails.
         """
-        if self._tracer is None:
-            return await self._embed(request, None)
-        with self._tracer.embedding(request.model) as trace:
-            response = await self._embed(request, trace)
-            trace.answered(response)
-            return response
+        with self._at_work():
+            if self._tracer is None:
+                return await self._admitted(caller, request, None)
+            with self._tracer.embedding(request.model) as trace:
+                response = await self._admitted(caller, request, trace)
+                trace.answered(response)
+                return response
 
-    async def _embed(self, request: EmbedRequest, trace: EmbeddingTrace | None) -> EmbedResponse:
+    async def drain(self, timeout: float) -> None:
+        """Takes no new requests, and waits up to `timeout` seconds for the others to end."""
+        self._idle = asyncio.Event()
+        if self._active:
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout)
+            except TimeoutError:
+                logger.warning("breaking off requests for vectors that did not end in time", requests=self._active)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        if self._idle is not None:
+            raise Unavailable("the server is shutting down; try again", reason=Reason.SHUTTING_DOWN, retry_after=1)
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+            if self._idle is not None and not self._active:
+                self._idle.set()
+
+    async def _admitted(self, caller: Caller, request: EmbedRequest, trace: EmbeddingTrace | None) -> EmbedResponse:
+        """Embeds within the caller's limits, for credits, and keeps what was used."""
         validate(request)
         try:
-            route = self._catalog.resolve(request.model or self._default_model())
-        except NotFound as error:
+            route = permitted(self._catalog.resolve(request.model or self._default_model()), caller.grants)
+        except (NotFound, Forbidden) as error:
             error.field = "model"
             raise
+        slot = await self._slot(caller)
+        record = Run(id=new_id("emb"), model=route.model_id, state=Run.STATE_FAILED)
+        record.create_time.FromNanoseconds(time.time_ns())
+        began = time.monotonic()
+        try:
+            hold = await self._reserve(caller, request, record)
+        except BaseException:
+            if slot is not None:
+                slot.end(0)
+            raise
+        try:
+            response = await self._embed(route, request, trace)
+            record.state = Run.STATE_COMPLETED
+            record.provider = response.provider
+            record.usage.CopyFrom(response.usage)
+            if hold is not None:
+                response.charge.CopyFrom(await hold.settle(response.usage, "completed"))
+                record.charge.CopyFrom(response.charge)
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            record.state = Run.STATE_CANCELLED if cancelled else Run.STATE_FAILED
+            if isinstance(error, DragomanError):
+                record.failure.reason = error.reason
+            if hold is not None:
+                hold.settle(None, "cancelled" if cancelled else "failed")
+            raise
+        finally:
+            if slot is not None:
+                slot.end(record.usage.input_tokens)
+            if self._usage is not None:
+                elapsed = int((time.monotonic() - began) * 1000)
+                self._usage.note(record, caller, operation=OPERATION, duration_ms=elapsed, first_content_ms=elapsed)
+        if slot is not None and slot.state is not None:
+            response.rate_state.CopyFrom(slot.state)
+        return response
+
+    async def _slot(self, caller: Caller) -> Slot | None:
+        if self._limits is None:
+            return None
+        slot = self._limits.admit(caller)
+        return await slot if inspect.isawaitable(slot) else slot
+
+    async def _reserve(self, caller: Caller, request: EmbedRequest, record: Run) -> Hold | None:
+        if self._credits is None or not self._credits.enabled:
+            return None
+        return await self._credits.hold(
+            caller,
+            run_id=record.id,
+            step_id="",
+            operation=OPERATION,
+            model=record.model,
+            token_type="",
+            input_tokens=sum(_most(item) for item in request.inputs),
+            output_tokens=0,
+        )
+
+    async def _embed(self, route: Route, request: EmbedRequest, trace: EmbeddingTrace | None) -> EmbedResponse:
         attempts = 0
+
+        def check(target: Target) -> None:
+            if not isinstance(target.provider, Embedder):
+                raise UnsupportedFeature(f"provider {target.provider.name} makes no vectors", field="model")
+            if not self._catalog.may_embed(route, target):
+                raise UnsupportedFeature(f"the model {target.upstream_model} makes no vectors", field="model")
 
         async def ask(target: Target) -> EmbedResponse:
             nonlocal attempts
             attempts += 1
-            provider = target.provider
-            if not isinstance(provider, Embedder):
-                raise UnsupportedFeature(f"provider {provider.name} makes no vectors", field="model")
+            name, embedder = target.provider.name, cast("Embedder", target.provider)
             if trace is None:
-                response = await provider.embed(request, target.upstream_model)
+                response = await embedder.embed(request, target.upstream_model)
             else:
-                with trace.attempt(provider.name, target.upstream_model, attempts):
-                    response = await provider.embed(request, target.upstream_model)
-            _check(response, request, provider.name)
-            response.provider = provider.name
+                with trace.attempt(name, target.upstream_model, attempts):
+                    response = await embedder.embed(request, target.upstream_model)
+            _check(response, request, name)
+            response.provider = name
             response.upstream_model = target.upstream_model
             return response
 
-        response = await route.call(ask)
+        response = await route.call(ask, check)
         response.model = route.model_id
         response.attempts = attempts
         if not response.usage.input_tokens:
@@ -152,6 +272,11 @@ def _check(response: EmbedResponse, request: EmbedRequest, provider: str) -> Non
         reason=Reason.PROVIDER_PROTOCOL,
         metadata={"provider": provider},
     )
+
+
+def _most(item: EmbeddingInput) -> int:
+    """Returns how many tokens an input has at most, as far as that can be told without its model's tokenizer."""
+    return len(item.tokens.ids) or -(-len(item.text.encode()) // 3) + 2
 
 
 def _estimate(item: EmbeddingInput) -> int:

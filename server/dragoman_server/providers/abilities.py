@@ -76,7 +76,11 @@ def _is_set(spec: ChatSpec, path: str) -> bool:
 
 
 def _has_images(spec: ChatSpec) -> bool:
-    return any(part.HasField("image") for message in spec.messages for part in message.parts)
+    return any(
+        part.HasField("image") or any(inner.HasField("image") for inner in part.tool_result.parts)
+        for message in spec.messages
+        for part in message.parts
+    )
 
 
 class _Need(NamedTuple):

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from dragoman.v1.embedding_service_pb2 import EmbedRequest, EmbedResponse
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.run_pb2 import ChatSpec
+    from dragoman.v1.usage_pb2 import Usage
 
 __all__ = [
+    "FOR_THE_SERVER",
     "Embedder",
     "EventBatch",
     "Generation",
@@ -30,6 +32,19 @@ __all__ = [
     "Provider",
     "iterate",
 ]
+
+FOR_THE_SERVER = (
+    "model",
+    "upstream",
+    "task_profile",
+    "conversation_id",
+    "history_mode",
+    "message_notes",
+    "persona",
+    "context",
+    "token_type",
+)
+"""Fields of `ChatSpec` that say nothing to a provider: the server has done what they ask for before it asks one."""
 
 
 class GenerationRequest(NamedTuple):
@@ -66,6 +81,12 @@ class GenerationSink(Protocol):
         precedes a good end; nothing but usage_reported follows it. A usage_reported is the last event of its batch.
         """
 
+    def on_text(self, text: str) -> None:
+        """Takes what would otherwise be a batch with one text_delta of choice 0, of this text alone; never empty.
+
+        Most of a stream is that, and to pass it so costs a fraction. A provider need not make use of it.
+        """
+
     def on_end(self, failure: Failure | None) -> None:
         """Takes the end, exactly once and last: None if all went well, else why not."""
 
@@ -81,6 +102,13 @@ class Generation(Protocol):
 
     def resume(self) -> None:
         """Lifts `pause`."""
+
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What the backend has told of its consumption, None if nothing; a count that it did not tell is 0.
+
+        It is for generations that are broken off: one that ends well reports its usage as an event.
+        """
 
 
 class Provider(Protocol):
@@ -156,6 +184,11 @@ class _QueueSink:
         self.queue: asyncio.Queue[EventBatch | Failure | None] = asyncio.Queue()
 
     def on_events(self, batch: EventBatch) -> None:
+        self.queue.put_nowait(batch)
+
+    def on_text(self, text: str) -> None:
+        batch = EventBatch()
+        batch.events.add().text_delta.text = text
         self.queue.put_nowait(batch)
 
     def on_end(self, failure: Failure | None) -> None:

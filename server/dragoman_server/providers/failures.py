@@ -13,7 +13,10 @@ from dragoman.reasons import Reason
 from dragoman_server.errors import ProviderError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from dragoman.v1.failure_pb2 import Failure
+    from dragoman_server.errors import DragomanError
 
 _MAX_MESSAGE = 2000
 
@@ -102,6 +105,22 @@ def failure_of_error(error: Any) -> ProviderError:
     return _failure(known, error, None)
 
 
+def broken(what: str) -> ProviderError:
+    """Returns the failure of an answer that makes no sense."""
+    return ProviderError(f"the provider's answer makes no sense: {what}", reason=Reason.PROVIDER_PROTOCOL)
+
+
+def reported(error: DragomanError, provider: str, secrets: Iterable[str]) -> Failure:
+    """Returns a failure as clients see it: it names the provider, and none of its secrets."""
+    failure = error.to_failure()
+    failure.metadata["provider"] = provider
+    for secret in secrets:
+        failure.message = failure.message.replace(secret, "[secret]")
+        for key, value in failure.metadata.items():
+            failure.metadata[key] = value.replace(secret, "[secret]")
+    return failure
+
+
 def retry_after_seconds(headers: Mapping[bytes, bytes]) -> float | None:
     """Returns how long the provider asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date."""
     try:
@@ -130,6 +149,9 @@ def _failure(status: int, error: Any, retry_after: float | None) -> ProviderErro
     inner = fields.get("innererror")
     if isinstance(inner, dict) and isinstance(inner.get("code"), str):
         codes.add(inner["code"].lower())
+    about = fields.get("metadata")
+    if isinstance(about, dict) and "flagged_input" in about:  # OpenRouter's, with status 403
+        codes.add("content_filter")
     told, delay = _details(fields.get("details"))
     reason, retryable = _reason(status, codes | told, message)
     if reason == Reason.PROVIDER_AUTH:

@@ -10,8 +10,7 @@ from dragoman.reasons import Reason
 from dragoman_server.errors import ProviderError
 from dragoman_server.providers.dialects import WIRE_DIALECTS
 from dragoman_server.providers.registry import dialect_of, server_of
-from dragoman_server.providers.remote import MAX_ERROR_BYTES, request_headers, secrets_of
-from dragoman_server.providers.upstream.address import parse_base_url
+from dragoman_server.providers.remote import MAX_ERROR_BYTES, address_of, request_headers, secrets_of
 from dragoman_server.providers.upstream.client import Client, Timeouts
 
 if TYPE_CHECKING:
@@ -82,12 +81,12 @@ async def _lists_models(settings: ProviderSettings, dialect: Dialect, timeout: f
         ProviderError: If it is not there or refuses.
     """
     vendor = server_of(settings, dialect)
-    address = parse_base_url(settings.base_url or vendor.base_url)
+    address = address_of(settings, dialect, vendor)
     headers = request_headers(settings, dialect, settings.auth or vendor.auth, address.authority)
     client = Client(address, Timeouts(timeout, timeout, timeout, timeout), 1)
     answer = _Answer()
     try:
-        request = f"GET {address.target(dialect.models_path)} HTTP/1.1\r\n{headers}\r\n"
+        request = f"GET {address.target('/models')} HTTP/1.1\r\n{headers}\r\n"
         answer.exchange = client.send(request.encode("ascii"), answer)
         status, headers_of_answer, body = await answer.come
     finally:

@@ -7,12 +7,16 @@ Who the server is comes from the vendor and the settings. Everything that is the
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragoman.reasons import Reason
 from dragoman_server.errors import InvalidRequest, ProviderError, UnsupportedFeature
 from dragoman_server.providers.base import EventBatch
+from dragoman_server.providers.failures import broken, reported
 from dragoman_server.providers.remote_embeddings import RemoteEmbedder
+from dragoman_server.providers.signatures import mark_of
 from dragoman_server.providers.upstream.address import parse_base_url
 from dragoman_server.providers.upstream.client import Client, Timeouts
 from dragoman_server.providers.upstream.message import post
@@ -24,8 +28,10 @@ if TYPE_CHECKING:
     from dragoman.v1.catalog_service_pb2 import Model
     from dragoman.v1.embedding_service_pb2 import EmbedRequest, EmbedResponse
     from dragoman.v1.failure_pb2 import Failure
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import GenerationRequest, GenerationSink
     from dragoman_server.providers.remote_embeddings import EmbeddingDialect
+    from dragoman_server.providers.upstream.address import Address
     from dragoman_server.providers.upstream.client import Exchange
     from dragoman_server.providers.vendors import Quirks, Vendor
     from dragoman_server.settings import ProviderSettings
@@ -42,12 +48,14 @@ class Call(NamedTuple):
     """A request in the words of a dialect.
 
     Attributes:
-        path: Where to POST it, below the base URL; may have a query.
+        path: Where to POST it, below the base URL and the version; may have a query.
         body: The body, JSON.
+        header: One more header, by its name in lower case; added to the values of that name in the settings.
     """
 
     path: str
     body: bytes
+    header: tuple[str, str] | None = None
 
 
 class ResponseReader(Protocol):
@@ -59,8 +67,12 @@ class ResponseReader(Protocol):
 
     done: bool
 
-    def read_text(self, data: bytes) -> EventBatch | None:
-        """Returns the batch of bytes of a stream that are one whole piece of text, as nearly every read is.
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has told of its consumption, None if nothing; a count that it did not tell is 0."""
+
+    def read_text(self, data: bytes) -> str | None:
+        """Returns the text of bytes of a stream that are one whole piece of text of choice 0, as nearly every read is.
 
         None for any others, which are then still to be read.
         """
@@ -94,23 +106,24 @@ class Dialect(NamedTuple):
         name: The name in the configuration.
         auth: How the key is sent if neither vendor nor settings say.
         headers: Headers of every request.
-        encode: Writes a request. Raises UnsupportedFeature (with `field`) for what the dialect or the server's quirks
-            have no word for, and InvalidRequest for JSON text that is not JSON.
-        reader: Makes the reader of the answer to a request.
+        encode: Writes a request, for a server with these quirks and this mark on its signatures. Raises
+            UnsupportedFeature (with `field`) for what the dialect or the quirks have no word for, and InvalidRequest
+            for JSON text that is not JSON.
+        reader: Makes the reader of the answer to a request, which puts the mark on signatures.
         failure_of_status: Tells what an answer with another status than 200 means: status, headers (names in lower
             case), body.
         embeddings: How embeddings are asked for; None if the dialect has none.
-        models_path: Where to GET the list of models, below the base URL.
+        full_path: Adds what a base URL may leave out at the end of its path: the version of the API.
     """
 
     name: str
     auth: str
     headers: Mapping[str, str]
-    encode: Callable[[GenerationRequest, Quirks], Call]
-    reader: Callable[[GenerationRequest], ResponseReader]
+    encode: Callable[[GenerationRequest, Quirks, bytes], Call]
+    reader: Callable[[GenerationRequest, bytes], ResponseReader]
     failure_of_status: Callable[[int, Mapping[bytes, bytes], bytes], ProviderError]
     embeddings: EmbeddingDialect | None = None
-    models_path: str = "/models"
+    full_path: Callable[[str], str] = str
 
 
 class RemoteProvider:
@@ -144,7 +157,8 @@ class RemoteProvider:
         self.models = models
         self.dialect = dialect
         self.quirks = vendor.quirks
-        self._address = parse_base_url(settings.base_url or vendor.base_url)
+        self._address = address_of(settings, dialect, vendor)
+        self.mark = mark_of(vendor.name or self._address.authority)
         self._headers = request_headers(settings, dialect, settings.auth or vendor.auth, self._address.authority)
         self._heads: dict[str, bytes] = {}
         self._owns_client = client is None
@@ -175,9 +189,10 @@ class RemoteProvider:
             InvalidRequest: If JSON text within the request is not JSON.
             Unavailable: If too many requests wait for a connection, or the provider is closed.
         """
-        path, body = self.dialect.encode(request, self.quirks)
+        path, body, header = self.dialect.encode(request, self.quirks, self.mark)
         generation = _Generation(request, sink, self)
-        generation.exchange = self._client.send(post(self.head(path), body), generation)
+        head = self.head(path) if header is None else self._head(path, _with_value(self._headers, *header))
+        generation.exchange = self._client.send(post(head, body), generation)
         self.running.add(generation)
         return generation
 
@@ -196,20 +211,27 @@ class RemoteProvider:
         """Returns a request to a path up to the value of its content length."""
         head = self._heads.get(path)
         if head is None:
-            head = f"POST {self._address.target(path)} HTTP/1.1\r\n{self._headers}Content-Length: ".encode("ascii")
+            head = self._head(path, self._headers)
             if len(self._heads) < 256:  # clients may ask for any model, and some dialects have it in the path
                 self._heads[path] = head
         return head
 
+    def _head(self, path: str, headers: str) -> bytes:
+        return f"POST {self._address.target(path)} HTTP/1.1\r\n{headers}Content-Length: ".encode("ascii")
+
     def report(self, error: ProviderError) -> Failure:
         """Returns the failure as clients see it: it names the provider, and none of its secrets."""
-        failure = error.to_failure()
-        failure.metadata["provider"] = self.name
-        for secret in self._secrets:
-            failure.message = failure.message.replace(secret, "[secret]")
-            for key, value in failure.metadata.items():
-                failure.metadata[key] = value.replace(secret, "[secret]")
-        return failure
+        return reported(error, self.name, self._secrets)
+
+
+def address_of(settings: ProviderSettings, dialect: Dialect, vendor: Vendor) -> Address:
+    """Returns where a provider's API is.
+
+    Raises:
+        InvalidRequest: If the base URL is malformed.
+    """
+    address = parse_base_url(settings.base_url or vendor.base_url)
+    return replace(address, path=dialect.full_path(address.path))
 
 
 def timeouts_of(settings: ProviderSettings) -> Timeouts:
@@ -255,6 +277,14 @@ def request_headers(settings: ProviderSettings, dialect: Dialect, auth: str, aut
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
+def _with_value(headers: str, name: str, value: str) -> str:
+    """Returns header lines with one more value of a header that is a list."""
+    line = re.search(rf"^{name}: .*(?=\r\n)", headers, re.IGNORECASE | re.MULTILINE)
+    if line is None:
+        return f"{headers}{name}: {value}\r\n"
+    return f"{headers[: line.end()]},{value}{headers[line.end() :]}"
+
+
 def secrets_of(settings: ProviderSettings) -> tuple[str, ...]:
     """Returns what must not be told; values too short to be secrets would only garble messages."""
     secrets = [*settings.headers.values(), *([settings.api_key] if settings.api_key is not None else [])]
@@ -274,7 +304,7 @@ class _Generation:
         self._incremental = request.incremental
         self._sink = sink
         self._provider = provider
-        self._reader = provider.dialect.reader(request)
+        self._reader = provider.dialect.reader(request, provider.mark)
         self._status = 0
         self._headers: Mapping[bytes, bytes] = {}
         self._streams = False
@@ -300,6 +330,11 @@ class _Generation:
         """Reads on."""
         self.exchange.resume()
 
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What the server has told of its consumption; None if nothing."""
+        return self._reader.usage
+
     # ResponseHandler
 
     def on_headers(self, status: int, headers: Mapping[bytes, bytes]) -> None:
@@ -310,7 +345,7 @@ class _Generation:
         if status == 200:
             self._streams = b"event-stream" in kind or (self._incremental and b"json" not in kind)
             if headers.get(b"content-encoding", b"identity") != b"identity":
-                self._fail(_broken("it is compressed, although that was not asked for"))
+                self._fail(broken("it is compressed, although that was not asked for"))
 
     def on_data(self, data: bytes) -> None:
         """Reads the next bytes: one batch for all that they bring."""
@@ -323,7 +358,7 @@ class _Generation:
         text = reader.read_text(data)
         if text is not None:
             self.exchange.moved = True
-            self._sink.on_events(text)
+            self._sink.on_text(text)
             return
         batch = EventBatch()
         try:
@@ -377,7 +412,7 @@ class _Generation:
         elif self._size <= MAX_WHOLE_BYTES:
             self._body.append(data)
         else:
-            self._fail(_broken("it is too large"))
+            self._fail(broken("it is too large"))
 
     def _deliver_then_fail(self, batch: EventBatch, error: ProviderError) -> None:
         if batch.events:
@@ -400,7 +435,3 @@ class _Generation:
     def _tell_end(self, error: ProviderError | None) -> None:
         self._provider.running.discard(self)
         self._sink.on_end(None if error is None else self._provider.report(error))
-
-
-def _broken(message: str) -> ProviderError:
-    return ProviderError(f"the provider's answer makes no sense: {message}", reason=Reason.PROVIDER_PROTOCOL)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-from dragoman.reasons import Reason
 from dragoman.v1.embedding_service_pb2 import EmbedResponse
 from dragoman_server.errors import ProviderError
+from dragoman_server.providers.failures import broken
 from dragoman_server.providers.upstream.message import post
 
 if TYPE_CHECKING:
@@ -166,8 +166,3 @@ class _Answer:
     def _fail(self, error: ProviderError) -> None:
         if not self.body.done():
             self.body.set_exception(error)
-
-
-def broken(what: str) -> ProviderError:
-    """Returns the failure of an answer that makes no sense."""
-    return ProviderError(f"the provider's answer makes no sense: {what}", reason=Reason.PROVIDER_PROTOCOL)

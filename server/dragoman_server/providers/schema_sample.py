@@ -7,21 +7,13 @@ from typing import Any
 from dragoman_server.errors import UnsupportedFeature
 
 _MAX_DEPTH = 32
+_MAX_SIZE = 10_000
+"""Most values, and characters of texts, that a value consists of: a short schema can ask for very many."""
 
 _IGNORED = frozenset(
     {
-        *(
-            "$schema",
-            "$id",
-            "$comment",
-            "$defs",
-            "definitions",
-            "title",
-            "description",
-            "default",
-            "examples",
-            "deprecated",
-        ),
+        *("$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples"),
+        "deprecated",
         *("additionalProperties", "maxLength", "maxItems", "maxProperties", "uniqueItems", "strict"),
     }
 )
@@ -33,38 +25,62 @@ def minimal_instance(schema: object) -> Any:
 
     Raises:
         UnsupportedFeature: If the schema uses a keyword beyond types, properties, required, items, enum, const, bounds,
-            anyOf, oneOf and local references.
+            anyOf, oneOf and local references, if it makes no sense, or if its smallest value is large.
     """
-    return _sample(schema, schema, 0)
+    try:
+        return _Sampler(schema).sample(schema, 0)
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise UnsupportedFeature(f"the schema makes no sense: {error}") from error
 
 
-def _sample(schema: object, root: object, depth: int) -> Any:
-    if schema is True:
-        return {}
-    if not isinstance(schema, dict) or depth > _MAX_DEPTH:
-        raise UnsupportedFeature("the schema is not an object, or has no finite value")
-    if "$ref" in schema:
-        return _sample(_resolve(schema["$ref"], root), root, depth + 1)
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for union in ("anyOf", "oneOf"):
-        if schema.get(union):
-            return _sample(schema[union][0], root, depth + 1)
-    kind = schema.get("type", "object")
-    kind = kind[0] if isinstance(kind, list) and kind else kind
-    _refuse_unknown(schema, kind)
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: _sample(properties.get(name, True), root, depth + 1) for name in schema.get("required", ())}
-    if kind == "array":
-        return [_sample(schema.get("items", True), root, depth + 1)] * schema.get("minItems", 0)
-    if kind == "string":
-        return "a" * schema.get("minLength", 0)
-    if kind in ("integer", "number"):
-        return _number(schema)
-    return {"boolean": False, "null": None}[kind]
+class _Sampler:
+    """Makes a value for one schema.
+
+    Args:
+        root: The whole schema, in which references are looked up.
+    """
+
+    def __init__(self, root: object) -> None:
+        self._root = root
+        self._room = _MAX_SIZE
+
+    def sample(self, schema: object, depth: int) -> Any:
+        """Returns a value that a part of the schema accepts."""
+        self._take(1)
+        if schema is True:
+            return {}
+        if not isinstance(schema, dict) or depth > _MAX_DEPTH:
+            raise UnsupportedFeature("the schema is not an object, or has no finite value")
+        if "$ref" in schema:
+            return self.sample(_resolve(schema["$ref"], self._root), depth + 1)
+        if "const" in schema or schema.get("enum"):
+            value = schema["const"] if "const" in schema else schema["enum"][0]
+            self._take(len(str(value)))
+            return value
+        for union in ("anyOf", "oneOf"):
+            if schema.get(union):
+                return self.sample(schema[union][0], depth + 1)
+        kind = schema.get("type", "object")
+        kind = kind[0] if isinstance(kind, list) and kind else kind
+        _refuse_unknown(schema, kind)
+        if kind == "object":
+            properties = schema.get("properties", {})
+            self._take(sum(map(len, schema.get("required", ()))))
+            return {name: self.sample(properties.get(name, True), depth + 1) for name in schema.get("required", ())}
+        if kind == "array":
+            items = schema.get("items", True)
+            return [self.sample(items, depth + 1) for _ in range(schema.get("minItems", 0))]
+        if kind == "string":
+            self._take(schema.get("minLength", 0))
+            return "a" * schema.get("minLength", 0)
+        if kind in ("integer", "number"):
+            return _number(schema)
+        return {"boolean": False, "null": None}[kind]
+
+    def _take(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise UnsupportedFeature(f"the smallest value of the schema has more than {_MAX_SIZE} parts and characters")
 
 
 _KNOWN: dict[str, frozenset[str]] = {

@@ -309,6 +309,14 @@ class _Performance:
             self._due = False
             self._timer = self._loop.call_soon(self._play)
 
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What was played so far; of counts that the script brings, the one of the prompt."""
+        if self._usage is None or not self._next:
+            return None
+        written = sum(step.kind in _CONTENT for step in self._steps[: self._next]) if self._script.usage is None else 0
+        return Usage(input_tokens=self._usage.input_tokens, output_tokens=written)
+
     def _later(self, delay: float) -> asyncio.Handle:
         return self._loop.call_later(delay, self._play) if delay else self._loop.call_soon(self._play)
 

@@ -21,7 +21,10 @@ class Quirks:
         max_tokens_field: The field that limits the tokens of an answer.
         seed_field: The field of the random numbers' seed.
         developer_role: Whether messages may have the role `developer`; if not, they are sent as `system`.
+        thoughts_field: The field of a message that takes the thoughts of the past; empty if there is none.
         stream_usage: Whether a stream must be asked for its usage with `stream_options`; others send it anyway.
+        obfuscates: Whether it pads each chunk of a stream to hide its length, unless it is told not to. The padding
+            differs from chunk to chunk, so that each has to be decoded whole.
         base64_embeddings: Whether vectors may be asked for in base64, which takes a third of the digits' room and is
             read far faster.
         max_embedding_inputs: Most inputs of one request for embeddings; more are sent in several.
@@ -32,14 +35,17 @@ class Quirks:
     max_tokens_field: str = "max_tokens"
     seed_field: str = "seed"
     developer_role: bool = True
+    thoughts_field: str = "reasoning_content"
     stream_usage: bool = True
+    obfuscates: bool = False
     base64_embeddings: bool = False
     max_embedding_inputs: int = 256
     unsupported: frozenset[str] = frozenset()
     departs: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        renames = (self.max_tokens_field, self.seed_field) != ("max_tokens", "seed")
+        fields = (self.max_tokens_field, self.seed_field, self.thoughts_field)
+        renames = fields != ("max_tokens", "seed", "reasoning_content")
         object.__setattr__(self, "departs", renames or not self.developer_role)
 
 

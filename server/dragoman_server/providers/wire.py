@@ -35,6 +35,19 @@ def text_event(text: str) -> bytes:
     return TEXT_HEADS[size] + data if size < len(TEXT_HEADS) else _text_event(data)
 
 
+def text_batch(text: str) -> EventBatch:
+    """Returns that as a message."""
+    return EventBatch.FromString(text_event(text))
+
+
+def sole_text(batch: EventBatch) -> str:
+    """Returns the text of a batch that is that and nothing more; of any other an empty string."""
+    events = batch.events
+    if len(events) != 1 or not (text := events[0].text_delta.text):
+        return ""
+    return text if batch.ByteSize() == len(text_event(text)) else ""  # whatever else it says would take room
+
+
 def usage_event(usage: bytes) -> bytes:
     """Returns a batch with a usage_reported, whose last call is a usage in its wire form."""
     return sized(_EVENTS, sized(_USAGE_REPORTED, sized(_LAST_CALL, usage)))

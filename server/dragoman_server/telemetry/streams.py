@@ -46,14 +46,18 @@ class StreamMeter:
     Args:
         times_of: Returns the times of a provider.
         start: When the run was accepted, in nanoseconds since the epoch.
+
+    Attributes:
+        first_content: When the first content came, in nanoseconds since the epoch; 0 while there is none.
     """
 
-    __slots__ = ("_gaps", "_last", "_times_of")
+    __slots__ = ("_gaps", "_last", "_times_of", "first_content")
 
     def __init__(self, times_of: Callable[[str], StreamTimes], start: int) -> None:
         self._times_of = times_of
         self._gaps: Histogram | None = None  # until there is content
         self._last = start
+        self.first_content = 0
 
     def appended(self, now: int, progress: Progress) -> None:
         """Takes note that a batch came, and when, in nanoseconds since the epoch."""
@@ -64,6 +68,7 @@ class StreamMeter:
             times = self._times_of(progress.provider)
             times.first_content.observe(now - self._last)
             self._gaps = times.gaps
+            self.first_content = now
         else:
             return
         self._last = now

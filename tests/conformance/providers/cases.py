@@ -43,6 +43,8 @@ class Feature(Enum):
     TOOL_CALLS = auto()
     RAW_ARGUMENTS = auto()
     """Arguments of tool calls come as the model wrote them; without it, as JSON that means the same."""
+    PROMPT_COUNT = auto()
+    """It tells the tokens of the prompt before its answer is complete."""
     LOGPROBS = auto()
     JSON_OBJECT = auto()
     JSON_SCHEMA = auto()
@@ -164,12 +166,14 @@ async def _llamacpp() -> AsyncIterator[Provider]:
 
 EVERYTHING = frozenset(Feature)
 GEMINI_FEATURES = EVERYTHING - {Feature.REFUSAL, Feature.RAW_ARGUMENTS}
-LITELLM_FEATURES = EVERYTHING - {Feature.REFUSAL}
-ANTHROPIC_FEATURES = frozenset({Feature.SCRIPTED, Feature.REASONING, Feature.TOOL_CALLS, Feature.JSON_SCHEMA})
+LITELLM_FEATURES = EVERYTHING - {Feature.REFUSAL, Feature.PROMPT_COUNT}
+ANTHROPIC_FEATURES = frozenset(
+    {Feature.SCRIPTED, Feature.REASONING, Feature.TOOL_CALLS, Feature.PROMPT_COUNT, Feature.JSON_SCHEMA}
+)
 
 CASES = [
     Case("scripted", EVERYTHING, _scripted, ask_scripted, "echo"),
-    Case("plugin", EVERYTHING, _plugin, ask_scripted),
+    Case("plugin", EVERYTHING - {Feature.PROMPT_COUNT}, _plugin, ask_scripted),
     Case("openai_chat", EVERYTHING, openai_chat(upstream_server.chat()), ask_scripted),
     Case("openai_chat_in_pieces", EVERYTHING, openai_chat(upstream_server.chat(packet_size=61)), ask_scripted),
     Case("gemini", GEMINI_FEATURES, remote(GEMINI, "google", upstream_gemini.generate()), ask_scripted),
@@ -190,7 +194,7 @@ CASES = [
     ),
     Case(
         "llamacpp",  # not JSON_OBJECT: free to choose, so small a model rarely finds the end of its object
-        frozenset({Feature.LOGPROBS, Feature.JSON_SCHEMA}),
+        frozenset({Feature.PROMPT_COUNT, Feature.LOGPROBS, Feature.JSON_SCHEMA}),
         _llamacpp,
         ask_llamacpp,
         MODEL_ID,

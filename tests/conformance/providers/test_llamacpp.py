@@ -110,6 +110,9 @@ class RecordingSink:
         self.events += batch.events
         self.began.set()
 
+    def on_text(self, text: str) -> None:
+        raise AssertionError("this provider makes batches")
+
     def on_end(self, failure: Failure | None) -> None:
         assert asyncio.get_running_loop() is self.loop
         self.ends += 1

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from prometheus_client import CollectorRegistry
 
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
 from dragoman_server.app import Core
 from dragoman_server.settings import BreakerSettings, ModelSettings, ProviderSettings, RoutingSettings, TargetSettings
 from tests.e2e.matrix import outward_anthropic, outward_gemini, outward_openai
 from tests.e2e.matrix.outward_http import Words
 from tests.e2e.matrix.words import Said
-from tests.support.core import KEY, running_core
+from tests.support.core import running_core
+from tests.support.edge import client_of, running_edge
 from tests.support.upstream_server import Answer, Connection, Request, UpstreamServer, chunked, head, send, whole
+from tests.support.waiting import until
 
 DIALECTS = {
     "openai_chat": outward_openai.WORDS,
@@ -75,9 +74,11 @@ class Site:
         Raises:
             TimeoutError: If something stays.
         """
-        async with asyncio.timeout(SOON):
-            while self.core.runs.active or self.in_flight or len(asyncio.all_tasks()) > self.tasks:
-                await asyncio.sleep(0.01)
+
+        def quiet() -> bool:
+            return not self.core.runs.active and not self.in_flight and len(asyncio.all_tasks()) <= self.tasks
+
+        await until(quiet, SOON)
 
 
 @asynccontextmanager
@@ -100,16 +101,8 @@ async def site_over(
             servers.append(server)
         models = (ModelSettings(id="m", targets=tuple(targets), **model),)
         core = await stack.enter_async_context(running_core(providers=tuple(providers), models=models, routing=routing))
-        edge = await start_edge(core.channel(), EdgeSettings(port=0, drain_timeout=1), CollectorRegistry())
-        stack.push_async_callback(edge.stop)
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                base_url=f"http://{edge.host}:{edge.port}",
-                headers={"Authorization": f"Bearer {KEY}"},
-                timeout=aiohttp.ClientTimeout(total=PATIENCE),
-                connector=aiohttp.TCPConnector(limit=0),
-            )
-        )
+        edge = await stack.enter_async_context(running_edge(core.channel()))
+        session = await stack.enter_async_context(client_of(edge, timeout=PATIENCE))
         yield Site(core, servers, session, len(asyncio.all_tasks()))
 
 

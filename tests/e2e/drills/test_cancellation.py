@@ -12,6 +12,7 @@ from tests.e2e.drills.site import DIALECTS, FOREVER, SOON, STREAM_HEAD, Site, de
 from tests.e2e.matrix.outward_http import Words
 from tests.e2e.matrix.words import Said, Tokens
 from tests.support.upstream_server import Piece, chunked, raw, whole
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -81,7 +82,7 @@ async def test_leaving_the_queue_reaches_nobody(dialect: str, stream: bool) -> N
     async with site_over((dialect, plays(words, Said(("a", "b")), first=0.5)), provider=bounds) as site:
         first = asyncio.create_task(read(site, stream=True))
         await asked(site)
-        await leave(site, stream=stream, when=holds(lambda: site.in_flight == 2))
+        await leave(site, stream=stream, when=until(lambda: site.in_flight == 2))
         await until(lambda: site.in_flight == 1)
         assert deltas(await first) == ["a", "b"]
         await site.idle()
@@ -92,13 +93,13 @@ async def test_leaving_the_queue_reaches_nobody(dialect: str, stream: bool) -> N
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @dialects
 async def test_leaving_before_another_attempt_reaches_nobody(dialect: str, stream: bool) -> None:
-    routing = RoutingSettings(backoff=0.8, max_backoff=1)
-    failing = raw(whole(500, b'{"error": {"message": "it hurts", "type": "api_error"}}'))
+    routing = RoutingSettings(backoff=0.01, max_backoff=2)
+    failing = raw(whole(503, b'{"error": {"message": "it hurts", "type": "api_error"}}', Retry_After=1))
     async with site_over((dialect, failing), routing=routing) as site:
-        waits = holds(lambda: len(site.servers[0].requests) > 0 == site.in_flight and site.core.runs.active == 1)
+        waits = until(lambda: len(site.servers[0].requests) > 0 == site.in_flight and site.core.runs.active == 1)
         await leave(site, stream=stream, when=waits)
         await site.idle()
-        await asyncio.sleep(1.2)  # the next attempt would have come by now
+        await asyncio.sleep(1.5)  # the next attempt would have come by now
         assert len(site.servers[0].requests) == 1
         (run,) = await site.runs()
         assert run["state"] == "STATE_CANCELLED"
@@ -131,6 +132,30 @@ async def test_usage_of_an_answer_that_was_left_is_estimated(dialect: str) -> No
         assert int(usage["output_tokens"]) > 0
 
 
+@pytest.mark.parametrize("dialect", [dialect for dialect in DIALECTS if dialect != "openai_chat"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_prompt_of_an_answer_that_was_broken_off_counts_as_the_provider_told_it(
+    dialect: str, fails: bool
+) -> None:
+    words = DIALECTS[dialect]
+    said = Said(("He", "llo"), tokens=Tokens(1000, 50, cached=900))
+    rest = [chunked(words.error_event()), b"0\r\n\r\n"] if fails else [FOREVER]
+    pieces = [STREAM_HEAD, *(chunked(event) for event in words.content(said)), *rest]
+    async with site_over((dialect, raw(*pieces))) as site:
+        async with site.ask(stream=True) as answer:
+            run_id = answer.headers["x-dragoman-run-id"]
+            await answer.content.readuntil(b"llo")
+            if fails:
+                await answer.read()
+            answer.close()
+        run = await site.run(run_id)
+        assert run["state"] == ("STATE_FAILED" if fails else "STATE_CANCELLED")
+        usage = run["usage"]
+        assert usage["input_tokens"] == "1000"
+        assert 0 < int(usage["output_tokens"]) < 50
+        assert usage["estimated"] is True
+
+
 async def read(site: Site, *, stream: bool) -> bytes:
     async with site.ask(stream=stream) as answer:
         body: bytes = await answer.read()
@@ -149,13 +174,3 @@ async def asked(site: Site) -> None:
     """Returns once the upstream server has a request."""
     await until(lambda: bool(site.servers[0].requests))
     await asyncio.sleep(0.05)  # what it sends at once has come by then, as a rule
-
-
-async def holds(condition: Any) -> None:
-    await until(condition)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(SOON):
-        while not condition():
-            await asyncio.sleep(0.005)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import grpc
 import openai
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
 from dragoman.v1.embedding_service_pb2 import EmbedRequest
 from dragoman.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from dragoman_client import Dragoman, DragomanClientError, InvalidRequest
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
 from dragoman_server.app import Core
 from dragoman_server.settings import ModelSettings, ProviderSettings
-from tests.support.core import CHANNELS, KEY, METADATA, AnyChannel, channel_to, running_core
+from tests.support.core import CHANNELS, KEY, METADATA, AnyChannel, channel_to, core_settings, running_core
+from tests.support.edge import running_edge, url_of
 from tests.support.embedding_upstream import openai_embeddings, texts, tokens
 from tests.support.upstream_server import UpstreamServer, script
+from tests.support.waiting import until
 
 
 @dataclass
@@ -53,9 +55,7 @@ async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
             )
         )
         channel = await stack.enter_async_context(channel_to(core, request.param))
-        edge = await start_edge(channel, EdgeSettings(port=0, drain_timeout=1), CollectorRegistry())
-        stack.push_async_callback(edge.stop)
-        url = f"http://{edge.host}:{edge.port}"
+        url = url_of(await stack.enter_async_context(running_edge(channel)))
         sdk = await stack.enter_async_context(
             openai.AsyncOpenAI(api_key=KEY, base_url=f"{url}/v1", max_retries=0, timeout=20)
         )
@@ -135,10 +135,9 @@ async def test_leaving_reaches_the_provider(site: Site) -> None:
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as client:
         body = {"model": "vectors", "input": script(hang=True)}
         asking = asyncio.create_task(client.post(f"{site.url}/v1/embeddings", json=body))
+        await until(lambda: site.upstream.requests)
+        asking.cancel()
         async with asyncio.timeout(10):
-            while not site.upstream.requests:
-                await asyncio.sleep(0.01)
-            asking.cancel()
             await site.upstream.aborted.wait()
 
 
@@ -168,7 +167,8 @@ async def test_a_large_request_and_a_large_answer(site: Site) -> None:
 
 async def test_the_answer_names_who_made_it_and_metrics_count_it(site: Site) -> None:
     raw = await site.sdk.embeddings.with_raw_response.create(model="vectors", input=["a b", "c"])
-    assert (raw.headers["x-dragoman-provider"], raw.headers["x-dragoman-attempts"]) == ("up", "1")
+    told = [raw.headers[f"x-dragoman-{name}"] for name in ("model", "provider", "attempts")]
+    assert told == ["text-embedding", "up", "1"]
     shown = generate_latest(site.core.registry).decode()
     assert 'dragoman_embeddings_total{provider="up"} 2.0' in shown
     assert 'dragoman_tokens_total{direction="input",provider="up"} 3.0' in shown
@@ -187,3 +187,17 @@ async def test_it_is_documented(site: Site) -> None:
     operation = document["paths"]["/v1/embeddings"]["post"]
     assert operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/EmbeddingRequest")
     assert len(document["components"]["schemas"]["EmbeddingRequest"]["properties"]["input"]["anyOf"]) == 4
+
+
+@pytest.mark.parametrize("kind", CHANNELS)
+async def test_a_server_that_stops_lets_vectors_be_made(kind: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="dgm") as folder:
+        core = Core(core_settings(Path(folder)), bootstrap_key=KEY)
+        await core.start()
+        await core.wait_ready()
+        async with channel_to(core, kind) as channel:
+            slow = texts(script(first_delay=1.5), model="demo/embed")  # longer than calls without work get
+            asked = asyncio.ensure_future(EmbeddingServiceStub(channel).Embed(slow, metadata=METADATA, timeout=30))
+            await until(lambda: any(target.in_flight for target in core.routing.targets))
+            await core.stop(20)
+            assert len((await asked).embeddings) == 1

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
-from dragoman_edge.app import start_edge
 from dragoman_edge.dialects.gemini.embeddings import read_batch, read_single
 from dragoman_edge.errors import EdgeError
-from dragoman_edge.settings import EdgeSettings
 from dragoman_server.errors import ProviderError
 from dragoman_server.providers.gemini.dialect import DIALECT
 from dragoman_server.providers.gemini.embeddings import read as read_upstream
 from dragoman_server.providers.scripted_vectors import vector_of
 from dragoman_server.providers.vendors import Quirks
 from tests.support.core import KEY, running_core
+from tests.support.edge import client_of, running_edge
 from tests.support.embedding_upstream import texts
 from tests.support.upstream_server import script
 
@@ -33,12 +31,12 @@ def content(*parts: str) -> dict[str, Any]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with AsyncExitStack() as stack:
-        core = await stack.enter_async_context(running_core())
-        edge = await start_edge(core.channel(), EdgeSettings(port=0, drain_timeout=1), CollectorRegistry())
-        stack.push_async_callback(edge.stop)
-        headers = {"x-goog-api-key": KEY}
-        yield await stack.enter_async_context(aiohttp.ClientSession(f"http://{edge.host}:{edge.port}", headers=headers))
+    async with (
+        running_core() as core,
+        running_edge(core.channel()) as edge,
+        client_of(edge, {"x-goog-api-key": KEY}) as client,
+    ):
+        yield client
 
 
 def vectors(*given: str) -> list[list[float]]:
@@ -154,7 +152,7 @@ def test_whatever_a_server_says_is_an_answer_or_its_failure(said: Any) -> None:
 def test_the_request_to_google() -> None:
     assert DIALECT.embeddings is not None
     asked = texts("a", "b", dimensions=3, task_type="CLUSTERING", user="u")
-    path, body = DIALECT.embeddings.encode(asked, asked.inputs, "gemini-embedding-001", Quirks())
+    path, body, _ = DIALECT.embeddings.encode(asked, asked.inputs, "gemini-embedding-001", Quirks())
     assert path == "/models/gemini-embedding-001:batchEmbedContents"
     common = {"model": "models/gemini-embedding-001", "taskType": "CLUSTERING", "outputDimensionality": 3}
     assert json.loads(body) == {"requests": [common | {"content": content(text)} for text in ("a", "b")]}

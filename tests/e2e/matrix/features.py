@@ -144,8 +144,7 @@ LIMITS: dict[tuple[str, str], Limit] = {
     ("seed", "anthropic_messages"): Refused("sampling.seed"),
     ("logprobs", "anthropic_messages"): Refused("sampling.logprobs"),
     ("signed_calls", "anthropic_messages"): Absent("it signs thoughts, not calls"),
-    ("signed_thoughts", "openai_chat"): Absent("the dialect has no signatures"),
-    ("signed_calls", "openai_chat"): Absent("the dialect has no signatures"),
+    ("signed_thoughts", "openai_chat"): Absent("the dialect signs calls, not thoughts"),
     ("signed_thoughts", "scripted"): Absent("a script has no signatures"),
     ("signed_calls", "scripted"): Absent("a script has no signatures"),
     ("usage", "scripted"): Absent("nothing is cached"),
@@ -162,8 +161,7 @@ LIMITS: dict[tuple[str, str], Limit] = {
 """What a backend cannot do, by feature and backend."""
 
 CLIENT_LIMITS: dict[tuple[str, str], Absent] = {
-    ("signed_thoughts", "openai"): Absent("the dialect has no signatures: they are not shown, and cannot come back"),
-    ("signed_calls", "openai"): Absent("the dialect has no signatures: they are not shown, and cannot come back"),
+    ("signed_thoughts", "openai"): Absent("its thoughts have no signatures: they are not shown, and cannot come back"),
 }
 """What a client cannot ask for, by feature and client."""
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from prometheus_client import CollectorRegistry
-
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
 from dragoman_server.app import Core
 from tests.e2e.matrix import inward_gemini, inward_grpc, inward_openai
 from tests.e2e.matrix.inward_gemini import Gemini
 from tests.e2e.matrix.inward_grpc import Grpc
 from tests.e2e.matrix.inward_openai import OpenAI
+from tests.support.edge import running_edge, url_of
 
 Client = OpenAI | Gemini | Grpc
 """Asks in one dialect. `hides` are the words that the dialect does not tell apart."""
@@ -27,11 +24,10 @@ FIELDS = {"openai": inward_openai.FIELDS, "gemini": inward_gemini.FIELDS, "grpc"
 async def clients_of(core: Core) -> AsyncIterator[dict[str, Client]]:
     """Yields a client of each dialect; those of HTTP come through an edge."""
     async with AsyncExitStack() as stack:
-        edge = await start_edge(core.channel(), EdgeSettings(port=0, drain_timeout=1), CollectorRegistry())
-        stack.push_async_callback(edge.stop)
+        edge = await stack.enter_async_context(running_edge(core.channel()))
         clients: dict[str, Client] = {}
         for name, kind in INWARD.items():
-            target = core.grpc_address if name == "grpc" else f"http://{edge.host}:{edge.port}"
+            target = core.grpc_address if name == "grpc" else url_of(edge)
             clients[name] = kind(str(target))
             stack.push_async_callback(clients[name].close)
         yield clients

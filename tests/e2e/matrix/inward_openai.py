@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import orjson
@@ -89,11 +90,20 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
     if turn.thoughts:
         message["reasoning_content"] = turn.thoughts
     if turn.calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": "".join(call.pieces)}}
-            for call in turn.calls
-        ]
+        message["tool_calls"] = list(map(_call, turn.calls))
     return [message]
+
+
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": "".join(call.pieces)}
+    made: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
+    if call.signature:
+        made["extra_content"] = {"google": {"thought_signature": base64.b64encode(call.signature).decode()}}
+    return made
+
+
+def _signature(call: dict[str, Any]) -> bytes:
+    return base64.b64decode(call["extra_content"]["google"]["thought_signature"]) if "extra_content" in call else b""
 
 
 def _whole(reply: Reply) -> Answer:
@@ -102,7 +112,7 @@ def _whole(reply: Reply) -> Answer:
     (choice,) = completion["choices"]
     message = choice["message"]
     calls = [
-        Call(one["id"], one["function"]["name"], (one["function"]["arguments"],))
+        Call(one["id"], one["function"]["name"], (one["function"]["arguments"],), _signature(one))
         for one in message.get("tool_calls", ())
     ]
     return Answer(
@@ -162,10 +172,10 @@ def _take_call(part: dict[str, Any], calls: list[Call]) -> None:
     function = part["function"]
     if "id" in part:
         assert part["index"] == len(calls), "calls begin in order, and once"
-        calls.append(Call(part["id"], function["name"], (function["arguments"],)))
+        calls.append(Call(part["id"], function["name"], (function["arguments"],), _signature(part)))
     else:
         call = calls[part["index"]]
-        calls[part["index"]] = Call(call.id, call.name, (*call.pieces, function["arguments"]))
+        calls[part["index"]] = replace(call, pieces=(*call.pieces, function["arguments"]))
 
 
 def _tokens(usage: dict[str, Any] | None) -> Tokens | None:

@@ -27,7 +27,7 @@ def _seen(request: Request) -> Seen:
                 turns.append(Turn("tool", results=(Result(message["tool_call_id"], "", texts[0]),)))
             case role:
                 calls = tuple(
-                    Call(one["id"], one["function"]["name"], (one["function"]["arguments"],))
+                    Call(one["id"], one["function"]["name"], (one["function"]["arguments"],), _signature(one))
                     for one in message.get("tool_calls", ())
                 )
                 thoughts = message.get("reasoning_content", "")
@@ -79,12 +79,23 @@ def _content_events(said: Said) -> Iterator[bytes]:
         yield event(chunk({"content": text}, **scores))
     for index, call in enumerate(said.calls):
         function = {"name": call.name, "arguments": ""}
-        yield _call_event({"index": index, "id": call.id, "type": "function", "function": function})
+        yield _call_event({"index": index, "id": call.id, "type": "function", "function": function, **_proof(call)})
     # The arguments of parallel calls in turns: an index tells which is meant.
     for row in zip_longest(*(call.pieces for call in said.calls)):
         for index, piece in enumerate(row):
             if piece is not None:
                 yield _call_event({"index": index, "function": {"arguments": piece}})
+
+
+def _proof(call: Call) -> dict[str, Any]:
+    """Returns the member of a call that holds its signature, as Google extends the dialect."""
+    if not call.signature:
+        return {}
+    return {"extra_content": {"google": {"thought_signature": base64.b64encode(call.signature).decode()}}}
+
+
+def _signature(call: dict[str, Any]) -> bytes:
+    return base64.b64decode(call["extra_content"]["google"]["thought_signature"]) if "extra_content" in call else b""
 
 
 def _call_event(call: dict[str, Any]) -> bytes:
@@ -103,7 +114,12 @@ def _whole(said: Said) -> Any:
         message["reasoning_content"] = "".join(said.thoughts)
     if said.calls:
         message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": "".join(call.pieces)}}
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": "".join(call.pieces)},
+                **_proof(call),
+            }
             for call in said.calls
         ]
     choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": said.finish}

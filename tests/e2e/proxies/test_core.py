@@ -19,7 +19,7 @@ from tests.support.runs import chat_spec
 from tests.support.upstream_server import UpstreamServer, chat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 KEY = "a-key-of-the-caller-0123456789"
 
@@ -51,6 +51,9 @@ async def test_a_run_at_a_server_of_the_callers_choice(kind: str) -> None:
         assert KEY not in told
         assert str(upstream.port) not in told
     assert [request.headers["authorization"] for request in upstream.requests] == [f"Bearer {KEY}"] * 2
+    labels = {"provider": "proxy", "model": "other"}
+    assert core.registry.get_sample_value("dragoman_target_attempts_total", labels) == 2
+    assert core.registry.get_sample_value("dragoman_target_in_flight", labels) == 0
 
 
 ALLOWED = "http://127.0.0.1:1/v1"
@@ -81,20 +84,6 @@ async def test_a_refused_run_is_none(allow: tuple[str, ...], spec: RunSpec, reas
             assert KEY.encode() not in told
             assert KEY not in (caught.value.details() or "")
         assert core.runs.active == 0
-
-
-@pytest.fixture
-def garbage() -> Iterator[list[object]]:
-    """Keeps whatever the collector finds; nothing is collected meanwhile."""
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        yield gc.garbage
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
 from dragoman_server.settings import ProxySettings
 from tests.support import upstream_gemini
 from tests.support.core import KEY, running_core
+from tests.support.edge import running_edge, url_of
 from tests.support.proxy_site import UPSTREAM_KEY
 from tests.support.toolchains import python_with, run
 from tests.support.upstream_server import UpstreamServer
@@ -29,11 +28,9 @@ async def test_the_sdk_asks_through_the_proxy(version: str) -> None:
     python = await asyncio.to_thread(python_with, f"google-genai=={version}")
     async with UpstreamServer(upstream_gemini.generate()) as upstream:
         place = f"http://127.0.0.1:{upstream.port}"
-        async with running_core(proxy=ProxySettings(allow=(place,))) as core:
-            edge = await start_edge(core.channel(), EdgeSettings(port=0, drain_timeout=1), core.registry)
-            base_url = f"http://127.0.0.1:{edge.port}/api/v1/proxy/{place}"
+        async with running_core(proxy=ProxySettings(allow=(place,))) as core, running_edge(core.channel()) as edge:
+            base_url = f"{url_of(edge)}/api/v1/proxy/{place}"
             printed = await asyncio.to_thread(run, [python, PROGRAM, base_url, KEY, UPSTREAM_KEY])
-            await edge.stop()
     found = json.loads(printed)
     assert found["whole"] == "".join(text or "" for text in found["stream"]) == "Hello"
     assert (found["key"], found["failure"]) == (401, 503)

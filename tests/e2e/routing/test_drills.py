@@ -16,6 +16,7 @@ from dragoman.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from dragoman.v1.event_pb2 import CancelReason
 from dragoman.v1.run_pb2 import Run, RunSpec
 from dragoman_server.app import Core
+from dragoman_server.errors import DragomanError
 from dragoman_server.runs.run import LiveRun
 from dragoman_server.runs.service import StartOptions
 from dragoman_server.settings import BreakerSettings, ModelSettings, ProviderSettings, RoutingSettings, TargetSettings
@@ -93,6 +94,45 @@ async def test_another_target_answers_and_the_record_tells_who(trouble: str, str
             ("step_1", "u1", 2),
         ]
         assert [len(server.requests) for server in servers] == [1, 1]
+
+
+async def test_a_server_that_refuses_the_key_is_not_bothered_again() -> None:
+    routing = RoutingSettings(breaker=BreakerSettings(cooldown=600, max_cooldown=600))
+    async with core_over(TROUBLES["401"], chat(), routing=routing) as (core, servers):
+        for _ in range(3):
+            record = await finished(start(core, chat_spec(model="m"))[0])
+            assert (record.state, record.provider) == (Run.STATE_COMPLETED, "u1")
+        assert [len(server.requests) for server in servers] == [1, 3]
+        answer = await CatalogServiceStub(core.channel()).GetModel(GetModelRequest(model_id="m"), metadata=METADATA)
+        assert [(target.health, target.fault) for target in answer.model.targets] == [
+            (ModelTarget.HEALTH_DOWN, Reason.PROVIDER_AUTH),
+            (ModelTarget.HEALTH_UP, ""),
+        ]
+    async with core_over(TROUBLES["401"], routing=routing) as (core, servers):
+        record = await finished(start(core, chat_spec(model="m"))[0])
+        assert record.failure.reason == Reason.PROVIDER_AUTH
+        with pytest.raises(DragomanError) as caught:
+            start(core, chat_spec(model="m"))
+        assert (caught.value.reason, caught.value.retryable) == (Reason.PROVIDER_AUTH, False)
+        assert len(servers[0].requests) == 1
+
+
+async def test_what_a_failed_emulation_consumed_counts_beside_the_answer() -> None:
+    """The first target never writes JSON, whatever it is told; the second one does."""
+    never = raw(
+        whole(
+            200,
+            b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "No."}, "finish_reason": "stop"}],'
+            b'"usage": {"prompt_tokens": 10, "completion_tokens": 1}}',
+        )
+    )
+    spec = chat_spec(model="m", text=["{}"], usage={"input_tokens": 5, "output_tokens": 2})
+    spec.chat.response_format.json_object.SetInParent()
+    async with core_over(never, chat(), capabilities={"json_object": False}) as (core, servers):
+        record = await finished(start(core, spec)[0])
+        assert [len(server.requests) for server in servers] == [3, 1]
+        assert (record.state, said(record), record.provider) == (Run.STATE_COMPLETED, "{}", "u1")
+        assert (record.usage.input_tokens, record.usage.output_tokens) == (35, 5)
 
 
 async def test_an_unreachable_target_costs_no_answer() -> None:
@@ -212,7 +252,7 @@ async def test_cancelling_while_backing_off_reaches_nobody() -> None:
     async with core_over(raw(whole(429, ERROR, retry_after_ms=200)), routing=routing) as (core, servers):
         run, _ = start(core, chat_spec(model="m"))
         async with asyncio.timeout(10):
-            while not core.catalog.resolve("m").target.failures:
+            while not core.catalog.resolve("m").target.tally.failures:
                 await asyncio.sleep(0.005)
         run.cancel(CancelReason.CANCEL_REASON_REQUESTED)
         await asyncio.sleep(0.6)

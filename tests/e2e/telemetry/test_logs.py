@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import logging
@@ -22,6 +21,7 @@ from tests.support.core import KEY, METADATA
 from tests.support.runs import chat_spec
 from tests.support.stand import Stand, stand
 from tests.support.upstream_server import chat, raw, script, whole
+from tests.support.waiting import until
 
 JSON = {"Content-Type": "application/json"}
 
@@ -113,9 +113,7 @@ async def test_a_client_that_leaves_is_a_line_too(log: Log) -> None:
         async with site.client.post("/v1/chat/completions", json=body) as response:
             await response.content.readany()
             response.close()
-        async with asyncio.timeout(20):
-            while not log.requests:
-                await asyncio.sleep(0.01)
+        await until(lambda: log.requests)
     (line,) = log.requests
     assert (line["status"], line["reason"], line["provider"]) == (499, "CANCELLED", "u0")
 

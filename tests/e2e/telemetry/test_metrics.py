@@ -10,6 +10,7 @@ from dragoman.reasons import Reason
 from dragoman_server.settings import BreakerSettings, ModelSettings, ProviderSettings, RoutingSettings
 from tests.support.stand import stand
 from tests.support.upstream_server import chat, raw, script, whole
+from tests.support.waiting import until
 
 BROKEN = raw(whole(500, b'{"error": {"message": "down"}}'))
 
@@ -77,9 +78,7 @@ async def test_who_is_served_and_who_waits() -> None:
             labels = {"provider": "demo", "model": "echo"}
             return site.counted("dragoman_target_in_flight", **labels), site.counted("dragoman_target_queued", **labels)
 
-        async with asyncio.timeout(20):
-            while now() != (1, 1):
-                await asyncio.sleep(0.01)
+        await until(lambda: now() == (1, 1))
         assert site.counted("dragoman_runs_active") == 2
         status, _ = await site.ask("hello")
         assert status in (429, 503)
@@ -87,9 +86,7 @@ async def test_who_is_served_and_who_waits() -> None:
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        async with asyncio.timeout(20):
-            while now() != (0, 0):
-                await asyncio.sleep(0.01)
+        await until(lambda: now() == (0, 0))
 
 
 async def test_names_that_clients_think_of_are_no_labels() -> None:

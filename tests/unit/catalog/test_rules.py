@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.v1.message_pb2 import ImagePart, Message, Part, Role, TextPart
+from dragoman.v1.message_pb2 import ImagePart, Message, Part, Role, TextPart, ToolResult
 from dragoman.v1.run_pb2 import ChatSpec, TaskProfile
 from dragoman.v1.sampling_pb2 import JsonObjectFormat, JsonSchemaFormat, ResponseFormat, Sampling
 from dragoman.v1.tool_pb2 import FunctionTool, Tool
@@ -95,7 +95,9 @@ def test_presets_leave_out_what_the_model_does_not_know() -> None:
 
 
 TOOL = Tool(function=FunctionTool(name="f"))
-IMAGE = Message(role=Role.ROLE_USER, parts=[Part(image=ImagePart(url="https://example.org/a.png"))])
+PICTURE = Part(image=ImagePart(url="https://example.org/a.png"))
+IMAGE = Message(role=Role.ROLE_USER, parts=[PICTURE])
+IMAGE_OF_TOOL = Message(role=Role.ROLE_TOOL, parts=[Part(tool_result=ToolResult(call_id="c", parts=[PICTURE]))])
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,7 @@ IMAGE = Message(role=Role.ROLE_USER, parts=[Part(image=ImagePart(url="https://ex
     [
         ("tools", ChatSpec(tools=[TOOL]), "tools"),
         ("vision", ChatSpec(messages=[IMAGE]), "messages"),
+        ("vision", ChatSpec(messages=[IMAGE_OF_TOOL]), "messages"),
         ("json_schema", ChatSpec(response_format=ResponseFormat(json_schema=JsonSchemaFormat())), "response_format"),
         ("json_object", ChatSpec(response_format=ResponseFormat(json_object=JsonObjectFormat())), "response_format"),
         ("logprobs", ChatSpec(sampling=Sampling(logprobs=True)), "sampling.logprobs"),

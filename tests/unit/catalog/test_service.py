@@ -55,6 +55,25 @@ def test_the_known_models_of_a_vendor_are_listed_with_their_facts() -> None:
     assert not any(name.startswith("other/") for name in entries)
 
 
+def test_models_are_listed_in_pages() -> None:
+    known = [entry.id for entry in catalog(model()).list()]
+    assert known == sorted(known)
+    assert [entry.id for entry in catalog(model()).list(after=known[1], limit=2)] == known[2:4]
+    assert catalog(model()).list(after=known[-1]) == []
+
+
+async def test_names_that_clients_think_of_take_no_room_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dragoman_server.providers.routing.table.MAX_TARGETS", 2)
+    monkeypatch.setattr("dragoman_server.catalog.service.MAX_REMEMBERED", 2)
+    full = catalog(model())
+    for number in range(4):
+        full.resolve(f"other/{number}")
+    for named in ("m", "oa/gpt-4.1-mini"):
+        assert full.resolve(named) is full.resolve(named), "its target has one breaker and one queue"
+    assert full.resolve("other/0") is full.resolve("other/0")
+    assert full.resolve("other/3") is not full.resolve("other/3")
+
+
 def test_a_model_of_which_nothing_is_known_may_do_anything() -> None:
     entry = catalog().get("other/whatever")
     assert entry.context_length == 0

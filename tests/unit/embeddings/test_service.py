@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.caller import Caller
 from dragoman_server.catalog.service import Catalog
 from dragoman_server.embeddings.service import MAX_INPUTS, Embeddings
-from dragoman_server.errors import DragomanError, InvalidRequest, NotFound, ProviderError, UnsupportedFeature
+from dragoman_server.errors import (
+    DragomanError,
+    InvalidRequest,
+    NotFound,
+    ProviderError,
+    Unavailable,
+    UnsupportedFeature,
+)
+from dragoman_server.providers.facts import Facts
 from dragoman_server.providers.routing.table import RoutingTable
 from dragoman_server.providers.scripted import ScriptedProvider
 from dragoman_server.settings import ModelSettings, RoutingSettings, TargetSettings
@@ -34,6 +43,19 @@ class Failing(ScriptedProvider):
         self.asked += 1
         if self.failures:
             raise self.failures.pop(0)
+        return await super().embed(request, model)
+
+
+class Waiting(ScriptedProvider):
+    """Answers when it is told to go on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.asked, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def embed(self, request: EmbedRequest, model: str) -> EmbedResponse:
+        self.asked.set()
+        await self.goes_on.wait()
         return await super().embed(request, model)
 
 
@@ -128,6 +150,70 @@ async def test_a_provider_that_only_chats() -> None:
     with pytest.raises(UnsupportedFeature) as caught:
         await service(Chat()).embed(CALLER, texts("a", model="chat/any"))
     assert caught.value.field == "model"
+
+
+async def test_a_model_that_is_known_to_make_no_vectors_is_never_asked() -> None:
+    one, two = Failing("one"), ScriptedProvider("two")
+    known = {"one": {"embed": Facts(known=True, capabilities=frozenset({"chat"}))}}
+    routing = RoutingTable(RoutingSettings(), {"one": one, "two": two})
+    made = await Embeddings(Catalog([one, two], both(), "", routing, facts=known)).embed(
+        CALLER, texts("a", model="both")
+    )
+    assert (made.provider, made.attempts, one.asked) == ("two", 1, 0)
+    assert [target.tally.attempts for target in routing.targets] == [0, 1]
+    with pytest.raises(UnsupportedFeature) as caught:
+        await Embeddings(Catalog([one], (), facts=known)).embed(CALLER, texts("a", model="one/embed"))
+    assert (caught.value.field, one.asked) == ("model", 0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_what_the_configuration_says_of_a_model_comes_first(told: bool) -> None:
+    one = Failing("one")
+    known = {"one": {"embed": Facts(known=True, capabilities=frozenset({"chat"} if told else {"embeddings"}))}}
+    alias = ModelSettings(id="m", provider="one", upstream_model="embed", capabilities={"embeddings": told})
+    embeddings = Embeddings(Catalog([one], (alias,), facts=known))
+    if told:
+        await embeddings.embed(CALLER, texts("a", model="m"))
+    else:
+        with pytest.raises(UnsupportedFeature):
+            await embeddings.embed(CALLER, texts("a", model="m"))
+    assert one.asked == told
+
+
+async def test_a_refusal_is_no_failure_of_the_target() -> None:
+    one = Failing("one", UnsupportedFeature("no tokens", field="inputs"))
+    routing = RoutingTable(RoutingSettings(), {"one": one})
+    with pytest.raises(UnsupportedFeature):
+        await Embeddings(Catalog([one], (), routing=routing)).embed(CALLER, texts("a", model="one/embed"))
+    (target,) = routing.targets
+    assert (target.tally.failures, target.in_flight, target.tally.in_flight) == ({}, 0, 0)
+
+
+async def test_draining_lets_requests_end_and_takes_no_new_ones() -> None:
+    one = Waiting("one")
+    embeddings = service(one)
+    asked = asyncio.ensure_future(embeddings.embed(CALLER, texts("a", model="one/embed")))
+    await one.asked.wait()
+    draining = asyncio.ensure_future(embeddings.drain(30))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable) as caught:
+        await embeddings.embed(CALLER, texts("a", model="one/embed"))
+    assert caught.value.reason == Reason.SHUTTING_DOWN
+    assert not draining.done()
+    one.goes_on.set()
+    await draining
+    assert (await asked).provider == "one"
+
+
+async def test_draining_waits_no_longer_than_it_may() -> None:
+    one = Waiting("one")
+    embeddings = service(one)
+    asked = asyncio.ensure_future(embeddings.embed(CALLER, texts("a", model="one/embed")))
+    await one.asked.wait()
+    await embeddings.drain(0.01)
+    assert not asked.done()
+    asked.cancel()
+    await service(one).drain(30)
 
 
 async def test_another_target_serves_what_the_first_cannot() -> None:

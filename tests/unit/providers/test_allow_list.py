@@ -149,6 +149,11 @@ def test_an_entry_may_name_its_port(url: str, names_port: bool) -> None:
         "2002:a00:1::",
         "2001:0:4136:e378:8000:63bf:3fff:fdd2",
         "2001:db8::1",
+        "::127.0.0.1",
+        "::10.0.0.1",
+        "fec0::1",
+        "64:ff9b:1::7f00:1",
+        "4000::1",
     ],
 )
 def test_addresses_of_no_public_host(address: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 from pydantic import SecretStr
 
 from dragoman_server.providers.anthropic_messages.dialect import DIALECT
@@ -16,6 +17,7 @@ from tests.support.upstream_anthropic import start as message_start
 from tests.support.upstream_server import Answer, UpstreamServer, chunked, head, raw, stream, whole
 
 KEY = "sk-ant-secret-key"
+BINDING = "thinking-binding-controls-2026-08-01"
 REQUEST = GenerationRequest(chat("hi"), MODEL)
 ANSWER = [message_start(), block(0, type="text", text=""), delta(0, "text", text="hello"), stop(0), *end("end_turn")]
 
@@ -49,6 +51,26 @@ async def test_a_request_on_the_wire() -> None:
     assert request.json["stream"] is True
 
 
+@pytest.mark.parametrize(
+    ("path", "full"),
+    [
+        ("", "/v1"),
+        ("/", "/v1"),
+        ("/v1", "/v1"),
+        ("/v1/", "/v1"),
+        ("/anthropic", "/anthropic/v1"),
+        ("/v1/a", "/v1/a/v1"),
+    ],
+)
+async def test_the_base_url_may_end_in_the_version_or_before_it(path: str, full: str) -> None:
+    async with UpstreamServer(raw(stream(*map(event, ANSWER)))) as server:
+        url = f"http://127.0.0.1:{server.port}{path}?team=blue"
+        provider = RemoteProvider(ProviderSettings(name="a", base_url=url), DIALECT, vendors()["anthropic"])
+        await generate(provider, REQUEST)
+        await provider.close()
+    assert server.requests[0].head == f"POST {full}/messages?team=blue HTTP/1.1"
+
+
 async def test_another_version_and_features_can_be_asked_for() -> None:
     headers = {"Anthropic-Version": SecretStr("2030-01-01"), "anthropic-beta": SecretStr("something-new")}
     async with UpstreamServer(raw(stream(*map(event, ANSWER)))) as server:
@@ -58,6 +80,23 @@ async def test_another_version_and_features_can_be_asked_for() -> None:
     (request,) = server.requests
     assert request.headers["anthropic-version"] == "2030-01-01"
     assert request.headers["anthropic-beta"] == "something-new"
+
+
+@pytest.mark.parametrize(("configured", "sent"), [(None, BINDING), ("a,b", f"a,b,{BINDING}")])
+async def test_a_feature_that_a_request_needs_joins_those_of_the_settings(configured: str | None, sent: str) -> None:
+    headers = {} if configured is None else {"Anthropic-Beta": SecretStr(configured), "x-team": SecretStr("blue")}
+    spec = chat("a", "b", "c")
+    spec.messages[1].parts.add().reasoning.signature = b"EqoB"
+    async with UpstreamServer(raw(stream(*map(event, ANSWER)))) as server:
+        provider = provider_at(server, headers=headers)
+        await generate(provider, REQUEST._replace(spec=spec, model="claude-opus-5-5"))
+        await generate(provider, REQUEST)
+        await provider.close()
+    with_thoughts, without = server.requests
+    assert with_thoughts.head == without.head
+    assert with_thoughts.headers["anthropic-beta"] == sent
+    assert with_thoughts.headers.get("x-team") == without.headers.get("x-team")
+    assert without.headers.get("anthropic-beta") == configured
 
 
 async def test_an_error_with_a_status() -> None:

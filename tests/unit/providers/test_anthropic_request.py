@@ -17,6 +17,7 @@ from dragoman_server.providers.vendors import Quirks
 from tests.support.generation import chat
 
 HAIKU = "claude-haiku-4-5"
+MARK = b"~anthropic~"
 PNG = base64.b64encode(b"\x89PNG").decode()
 
 
@@ -24,8 +25,8 @@ def encode(
     spec: ChatSpec | dict[str, Any], *, model: str = HAIKU, incremental: bool = False, quirks: Quirks | None = None
 ) -> Any:
     message = ParseDict(spec, ChatSpec()) if isinstance(spec, dict) else spec
-    call = DIALECT.encode(GenerationRequest(message, model, incremental=incremental), quirks or Quirks())
-    assert call.path == "/v1/messages"
+    call = DIALECT.encode(GenerationRequest(message, model, incremental=incremental), quirks or Quirks(), MARK)
+    assert call.path == "/messages"
     return json.loads(call.body)
 
 
@@ -212,7 +213,11 @@ def test_past_thoughts_go_back_unchanged_if_they_are_the_providers_own() -> None
             {"reasoning": {"text": "hm", "signature": signed(b"EqoB+/==")}},
             {"reasoning": {"signature": signed(b"c2Vjcg=="), "redacted": True}},
             {"reasoning": {"text": "", "signature": signed(b"omitted")}},
+            {"reasoning": {"text": "marked", "signature": signed(MARK + b"EqoC")}},
             {"reasoning": {"text": "another provider's"}},
+            {"reasoning": {"text": "another provider's", "signature": signed(b"~deepseek~EqoD")}},
+            {"reasoning": {"signature": signed(b"~deepseek~EqoD"), "redacted": True}},
+            {"reasoning": {"text": "tampered with", "signature": signed(MARK + b"\xff")}},
             {"reasoning": {"text": "another provider's", "signature": signed(b"\x00\xff")}},
             text("so"),
         )
@@ -221,8 +226,30 @@ def test_past_thoughts_go_back_unchanged_if_they_are_the_providers_own() -> None
         {"type": "thinking", "thinking": "hm", "signature": "EqoB+/=="},
         {"type": "redacted_thinking", "data": "c2Vjcg=="},
         {"type": "thinking", "thinking": "", "signature": "omitted"},
+        {"type": "thinking", "thinking": "marked", "signature": "EqoC"},
         {"type": "text", "text": "so"},
     ]
+
+
+def test_past_thoughts_that_no_longer_fit_are_dropped_by_models_that_would_refuse_them() -> None:
+    def call_of(signature: bytes, model: str, **spec: Any) -> tuple[Any, Any]:
+        thought = {"reasoning": {"text": "hm", "signature": base64.b64encode(signature).decode()}}
+        asked = {"messages": [said("user", text("a")), said("assistant", thought), said("user", text("b"))], **spec}
+        call = DIALECT.encode(GenerationRequest(ParseDict(asked, ChatSpec()), model), Quirks(), MARK)
+        return json.loads(call.body).get("thinking"), call.header
+
+    beta = ("anthropic-beta", "thinking-binding-controls-2026-08-01")
+    binding = {"prefix_mismatch_behavior": "drop_block"}
+    own = MARK + b"EqoB"
+    for model in ("claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5-1", "claude-fable-5-2"):
+        assert call_of(own, model) == ({"type": "adaptive", "block_binding": binding}, beta)
+        assert call_of(b"~google~EqoB", model) == (None, None)
+    for model in ("claude-opus-5", "claude-fable-5", "claude-haiku-5-5", "claude-haiku-4-5", "deepseek-chat"):
+        assert call_of(own, model) == (None, None)
+    shown, header = call_of(own, "claude-opus-5-5", includeReasoning=True)
+    assert (shown, header) == ({"type": "adaptive", "display": "summarized", "block_binding": binding}, beta)
+    off = call_of(own, "claude-sonnet-5-5", reasoningEffort="REASONING_EFFORT_NONE")
+    assert off == ({"type": "between_tools"}, None)
 
 
 # Sampling

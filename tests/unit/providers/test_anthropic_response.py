@@ -16,10 +16,12 @@ from tests.support.generation import Recording, assert_well_formed
 from tests.support.upstream_anthropic import PING, block, delta, end, error, event, start, stop
 from tests.support.upstream_server import cut
 
+MARK = b"~anthropic~"
+
 
 def read(*pieces: bytes, choice_index: int = 0) -> Recording:
     """Reads a stream that comes in these pieces."""
-    reader = ResponseReader(choice_index)
+    reader = ResponseReader(choice_index, MARK)
     batches = []
     for piece in pieces:
         batches.append(EventBatch())
@@ -37,7 +39,7 @@ def stream(*payloads: dict[str, Any]) -> list[bytes]:
 
 def whole(answer: Any) -> Recording:
     batch = EventBatch()
-    ResponseReader(0).read_whole(json.dumps(answer).encode(), batch)
+    ResponseReader(0, MARK).read_whole(json.dumps(answer).encode(), batch)
     return Recording(batches=[batch], starting=False)
 
 
@@ -82,8 +84,8 @@ def test_everything_that_a_stream_can_tell() -> None:
     assert recording.reasoning == "Let me see"
     thoughts = [each.reasoning_delta for each in recording.events if each.HasField("reasoning_delta")]
     assert [(each.text, each.signature, each.redacted) for each in thoughts[2:]] == [
-        ("", b"EqoB", False),
-        ("", b"c2Vj", True),
+        ("", MARK + b"EqoB", False),
+        ("", MARK + b"c2Vj", True),
     ]
     assert recording.text == 'Héllo\n\n🐪"}}'
     assert recording.calls() == [("toolu_1", "weather", '{"city": "Øslo"}'), ("toolu_2", "time", "{}")]
@@ -186,11 +188,12 @@ def test_blocks_follow_each_other_whatever_their_kind() -> None:
         )
     )
     assert (recording.text, recording.reasoning) == ("abcdef", "xyz")
-    assert [each.reasoning_delta.signature for each in recording.events if each.reasoning_delta.signature] == [b"s"]
+    signatures = [each.reasoning_delta.signature for each in recording.events if each.reasoning_delta.signature]
+    assert signatures == [MARK + b"s"]
 
 
 def test_pings_do_not_count_as_progress() -> None:
-    reader, batch = ResponseReader(0), EventBatch()
+    reader, batch = ResponseReader(0, MARK), EventBatch()
     assert reader.read_stream(event(start()), batch)
     assert not reader.read_stream(event(PING), batch)
     assert not reader.read_stream(event(PING)[:9], batch)
@@ -289,6 +292,20 @@ def test_citations_are_for_the_text_of_their_block(told: dict[str, Any], citatio
     assert [list(each.text_delta.citations) for each in at_once.events if each.text_delta.citations] == [[citation]]
 
 
+def test_what_a_stream_tells_at_its_beginning_is_known_at_once_but_for_the_length_of_the_answer() -> None:
+    reader = ResponseReader(0, MARK)
+    assert reader.usage is None
+    for payload in EVERYTHING[:-2]:
+        reader.read_stream(event(payload), EventBatch())
+        assert reader.usage is not None
+        assert (reader.usage.input_tokens, reader.usage.output_tokens) == (17, 0)
+        assert reader.usage.input_details.cached_tokens == 5
+    reader.read_stream(event(EVERYTHING[-2]), EventBatch())
+    usage = reader.usage
+    assert usage is not None
+    assert usage.output_tokens == 42
+
+
 def test_usage_of_the_beginning_counts_if_the_end_tells_no_more() -> None:
     told = {"input_tokens": 10, "output_tokens": 1, "service_tier": "priority"}
     usage = read(*stream(start(told), *said("a"), *end("end_turn", {"output_tokens": 3}))).usage
@@ -341,7 +358,7 @@ def test_nothing_is_read_after_the_end() -> None:
     ],
 )
 def test_what_breaks_off_or_makes_no_sense_is_a_failure(after: bytes) -> None:
-    reader, batch = ResponseReader(0), EventBatch()
+    reader, batch = ResponseReader(0, MARK), EventBatch()
     for payload in (start(), block(0, type="text", text=""), delta(0, "text", text="kept")):
         reader.read_stream(event(payload), batch)
 
@@ -379,7 +396,7 @@ def test_what_breaks_off_or_makes_no_sense_is_a_failure(after: bytes) -> None:
 )
 def test_errors(kind: str, message: str, reason: str, retryable: bool) -> None:
     body = error(kind, message)
-    reader, batch = ResponseReader(0), EventBatch()
+    reader, batch = ResponseReader(0, MARK), EventBatch()
     with pytest.raises(ProviderError) as in_stream:
         reader.read_stream(b"".join(stream(start(), *said("kept"), body)), batch)
     with pytest.raises(ProviderError) as at_once:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -18,7 +19,7 @@ from dragoman_server.providers.vendors import Quirks
 def encode(model: str, **spec: Any) -> tuple[Any, Any, int]:
     """Returns what a request says: thinking, effort and limit."""
     request = GenerationRequest(ParseDict(spec, ChatSpec()), model)
-    body = json.loads(DIALECT.encode(request, Quirks()).body)
+    body = json.loads(DIALECT.encode(request, Quirks(), b"~anthropic~").body)
     return body.get("thinking"), body.get("output_config", {}).get("effort"), body["max_tokens"]
 
 
@@ -178,8 +179,8 @@ def test_every_effort_is_known() -> None:
         encode(BUDGET, reasoningEffort=word)
 
 
-def conversation(*, signed: bool) -> list[dict[str, Any]]:
-    thought = {"reasoning": {"text": "hm", "signature": "c2ln" if signed else ""}}
+def conversation(signature: bytes = b"") -> list[dict[str, Any]]:
+    thought = {"reasoning": {"text": "hm", "signature": base64.b64encode(signature).decode()}}
     return [
         {"role": "ROLE_USER", "parts": [{"text": {"text": "a"}}]},
         {"role": "ROLE_ASSISTANT", "parts": [thought, {"toolCall": {"id": "a", "name": "f"}}]},
@@ -188,8 +189,10 @@ def conversation(*, signed: bool) -> list[dict[str, Any]]:
 
 
 def test_a_budget_wants_the_thoughts_behind_the_calls_that_were_answered() -> None:
-    spec = {"messages": conversation(signed=False), **effort("low")}
-    assert refused(BUDGET, **spec) == "reasoning_effort"
+    spec = {"messages": conversation(), **effort("low")}
+    for signature in (b"", b"~google~c2ln", b"\xff"):
+        assert refused(BUDGET, messages=conversation(signature), **effort("low")) == "reasoning_effort"
     assert encode(LATER, **spec)[0] == {"type": "adaptive"}
     assert encode(FOREIGN, **spec)[0]["type"] == "enabled"
-    assert encode(BUDGET, messages=conversation(signed=True), **effort("low"))[0]["type"] == "enabled"
+    for signature in (b"c2ln", b"~anthropic~c2ln"):
+        assert encode(BUDGET, messages=conversation(signature), **effort("low"))[0]["type"] == "enabled"

@@ -43,6 +43,22 @@ async def test_the_request_on_the_wire() -> None:
     assert request.json == {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
 
 
+CLOUD = "/v1/projects/p/locations/l/publishers/google"
+
+
+@pytest.mark.parametrize(
+    ("path", "full"),
+    [("", "/v1beta"), ("/", "/v1beta"), ("/v1beta", "/v1beta"), ("/v1/", "/v1"), ("/g", "/g/v1beta"), (CLOUD, CLOUD)],
+)
+async def test_the_base_url_may_leave_the_version_out(path: str, full: str) -> None:
+    async with UpstreamServer(raw(whole(200, orjson.dumps(text("Hello", finish="STOP"))))) as server:
+        settings = ProviderSettings(name="g", base_url=f"http://127.0.0.1:{server.port}{path}")
+        provider = RemoteProvider(settings, DIALECT, vendors()["google"])
+        await generate(provider, GenerationRequest(chat("Hi"), "m", incremental=False))
+        await provider.close()
+    assert server.requests[0].head == f"POST {full}/models/m:generateContent HTTP/1.1"
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 async def test_a_refusal(as_list: bool) -> None:
     body: Any = error(429, f"slow down, {KEY}", "RESOURCE_EXHAUSTED", retry_info("7s"))

@@ -15,6 +15,8 @@ from dragoman_server.providers.gemini.dialect import DIALECT
 from dragoman_server.providers.gemini.request import FIELDS
 from dragoman_server.providers.vendors import Quirks
 
+MARK = b"~google~"
+
 NEW, OLD, PRO = "gemini-3.5-flash", "gemini-2.5-flash", "gemini-2.5-pro"
 
 
@@ -27,12 +29,12 @@ def spec_of(**fields: Any) -> ChatSpec:
 
 
 def path_of(model: str, *, incremental: bool = True) -> str:
-    return DIALECT.encode(GenerationRequest(spec_of(), model, incremental=incremental), Quirks()).path
+    return DIALECT.encode(GenerationRequest(spec_of(), model, incremental=incremental), Quirks(), MARK).path
 
 
 def body_of(spec: ChatSpec, model: str = NEW, quirks: Quirks | None = None) -> Any:
     before = spec.SerializeToString(deterministic=True)
-    call = DIALECT.encode(GenerationRequest(spec, model), quirks or Quirks())
+    call = DIALECT.encode(GenerationRequest(spec, model), quirks or Quirks(), MARK)
     assert spec.SerializeToString(deterministic=True) == before
     return json.loads(call.body)
 
@@ -156,7 +158,6 @@ def test_media() -> None:
         (said("user", {"image": {"url": "x", "detail": "IMAGE_DETAIL_ORIGINAL"}}), "messages[0].parts[0].image.detail"),
         (said("assistant", {"audio": {"audioId": "x"}}), "messages[0].parts[0]"),
         (said("user", {"audio": {"audioId": "x"}}), "messages[0].parts[0].audio.audio_id"),
-        (said("assistant", {"reasoning": {"redacted": True, "signature": "eA=="}}), "messages[0].parts[0]"),
         (said("assistant", called("a", "b", kind="TOOL_KIND_CUSTOM")), "messages[0].parts[0].tool_call"),
         (said("user", called("a", "b")), "messages[0].parts[0]"),
     ],
@@ -259,10 +260,28 @@ def test_signatures() -> None:
     assert contents_of(signed)[0]["parts"] == [{"text": "Hello"}, {"text": "", "thoughtSignature": b64(b"end")}]
     thought = said("assistant", {"reasoning": {"text": "Hm", "signature": b64(b"s")}}, {"reasoning": {}})
     assert contents_of(thought)[0]["parts"] == [{"text": "Hm", "thought": True, "thoughtSignature": b64(b"s")}]
+    marked = said("assistant", {"reasoning": {"text": "Hm", "signature": b64(MARK + b"\xff~")}})
+    assert contents_of(marked)[0]["parts"] == [{"text": "Hm", "thought": True, "thoughtSignature": b64(b"\xff~")}]
     unsigned = said("assistant", "So:", called("a", "f"), called("b", "f"))
     parts = contents_of(unsigned)[0]["parts"]
     assert [part.get("thoughtSignature") for part in parts] == [None, "skip_thought_signature_validator", None]
     assert not any("thoughtSignature" in part for part in contents_of(unsigned, model=OLD)[0]["parts"])
+
+
+def test_what_another_provider_signed_or_hid_is_left_out() -> None:
+    theirs = b64(b"~anthropic~EqoB")
+    hidden = {"reasoning": {"redacted": True, "signature": theirs}}
+    thought = {"reasoning": {"text": "Hm", "signature": theirs}}
+    turns = contents_of(
+        said("user", "a"),
+        said("assistant", hidden),
+        said("assistant", thought, hidden, called("a", "f", signature=theirs)),
+    )
+    assert turns[1]["parts"] == [
+        {"text": "Hm", "thought": True},
+        {"functionCall": {"id": "a", "name": "f", "args": {}}, "thoughtSignature": "skip_thought_signature_validator"},
+    ]
+    assert len(turns) == 2
 
 
 def test_a_refusal_is_what_the_model_said() -> None:
@@ -376,10 +395,13 @@ def thinking(model: str, **fields: Any) -> Any:
         (NEW, "LOW", {"thinkingLevel": "LOW"}),
         (NEW, "MEDIUM", {"thinkingLevel": "MEDIUM"}),
         (NEW, "HIGH", {"thinkingLevel": "HIGH"}),
-        (NEW, "XHIGH", {"thinkingLevel": "XHIGH"}),
+        (NEW, "XHIGH", {"thinkingLevel": "HIGH"}),
         (NEW, "MAX", {"thinkingLevel": "HIGH"}),
         (NEW, "NONE", None),
+        ("gemini-3.1-flash-lite", "MINIMAL", {"thinkingLevel": "MINIMAL"}),
         ("gemini-3.1-pro-preview", "MINIMAL", {"thinkingLevel": "LOW"}),
+        ("gemini-3.8-flash", "MINIMAL", {"thinkingLevel": "LOW"}),
+        ("gemini-4-argon", "MINIMAL", {"thinkingLevel": "LOW"}),
         ("gemini-flash-latest", "LOW", {"thinkingLevel": "LOW"}),
         (OLD, "NONE", {"thinkingBudget": 0}),
         (OLD, "MEDIUM", {"thinkingBudget": 8192}),

@@ -19,10 +19,11 @@ from tests.support.upstream_gemini import base64_of, chunk, error, retry_info, t
 from tests.support.upstream_server import cut, event
 
 STOP = chunk(finish="STOP")
+MARK = b"~google~"
 
 
 def read(*pieces: bytes, choice_index: int = 0) -> Recording:
-    reader = DIALECT.reader(GenerationRequest(chat("Hi"), "m", choice_index))
+    reader = DIALECT.reader(GenerationRequest(chat("Hi"), "m", choice_index), MARK)
     batches = []
     for piece in pieces:
         batches.append(EventBatch())
@@ -44,7 +45,9 @@ def stream(*chunks: Any, choice_index: int = 0) -> Recording:
 
 def whole(answer: Any) -> Recording:
     batch = EventBatch()
-    DIALECT.reader(GenerationRequest(chat("Hi"), "m", incremental=False)).read_whole(json.dumps(answer).encode(), batch)
+    DIALECT.reader(GenerationRequest(chat("Hi"), "m", incremental=False), MARK).read_whole(
+        json.dumps(answer).encode(), batch
+    )
     recording = Recording(batches=[batch], starting=False)
     assert_well_formed(recording, 0)
     return recording
@@ -53,7 +56,7 @@ def whole(answer: Any) -> Recording:
 def failure(*chunks: Any) -> tuple[ProviderError, Recording]:
     """Returns how a stream fails, and what came before."""
     batch = EventBatch()
-    reader = DIALECT.reader(GenerationRequest(chat("Hi"), "m"))
+    reader = DIALECT.reader(GenerationRequest(chat("Hi"), "m"), MARK)
 
     def read_all() -> None:
         reader.read_stream(frames(*chunks), batch)
@@ -109,6 +112,16 @@ async def test_the_last_usage_counts() -> None:
     assert recording.usage == expected
 
 
+def test_usage_so_far_is_that_of_the_last_chunk() -> None:
+    reader = DIALECT.reader(GenerationRequest(chat("Hi"), "m"), MARK)
+    assert reader.usage is None
+    for written in (0, 2, 4):
+        counts = {"promptTokenCount": 5, "candidatesTokenCount": written, "thoughtsTokenCount": 1}
+        reader.read_stream(frames(text("a", usage=counts)), EventBatch())
+        assert reader.usage is not None
+        assert (reader.usage.input_tokens, reader.usage.output_tokens) == (5, written + 1)
+
+
 async def test_usage_after_the_finish_and_no_usage() -> None:
     assert stream(text("a"), STOP, {"usageMetadata": {"promptTokenCount": 3}}).usage == Usage(input_tokens=3)
     assert stream(text("a"), STOP).usage is None
@@ -128,10 +141,10 @@ async def test_thoughts_and_signatures() -> None:
     assert recording.text == "Done"
     assert [each.reasoning_delta.signature for each in recording.events if each.HasField("reasoning_delta")] == [
         b"",
-        b"\xff\xfe1",
-        b"2",
-        b"\xfb\xff",
-        b"4",
+        MARK + b"\xff\xfe1",
+        MARK + b"2",
+        MARK + b"\xfb\xff",
+        MARK + b"4",
     ]
     assert recording.kinds == [*["reasoning_delta"] * 2, "text_delta", *["reasoning_delta"] * 3, "choice_finished"]
 
@@ -158,7 +171,7 @@ async def test_calls() -> None:
     assert all(ids)
     assert len(set(ids)) == 4
     started = [each.tool_call_started for each in recording.events if each.HasField("tool_call_started")]
-    assert [each.signature for each in started] == [b"s", b"", b"", b""]
+    assert [each.signature for each in started] == [MARK + b"s", b"", b"", b""]
     assert {each.tool_kind for each in started} == {TOOL_KIND_FUNCTION}
     assert recording.finished is not None
     assert recording.finished.finish_reason == FinishReason.FINISH_REASON_TOOL_CALLS
@@ -419,7 +432,7 @@ async def test_any_packets_give_the_same_events(
 
 async def test_the_reader_never_says_that_a_stream_is_done() -> None:
     """The API ends its streams by ending them; usage may still follow the finish reason."""
-    reader = DIALECT.reader(GenerationRequest(chat("Hi"), "m"))
+    reader = DIALECT.reader(GenerationRequest(chat("Hi"), "m"), MARK)
     assert reader.read_stream(frames(STOP), EventBatch())
     assert not reader.done
     assert not reader.read_stream(b": keep-alive\n\n", EventBatch())

@@ -83,6 +83,19 @@ async def test_the_request_on_the_wire() -> None:
 
 
 @needs_library
+async def test_tools_are_handed_over_and_nothing_else_is_made_of_them() -> None:
+    spec = chat("hi")
+    function = spec.tools.add().function
+    function.name, function.parameters_json = "weather", '{"type":"object","properties":{}}'
+    async with serving(chat_answer()) as (server, provider):
+        assert (await generate(provider, GenerationRequest(spec, "openai/m"))).text == "You said: hi"
+    parameters = {"type": "object", "properties": {}}
+    assert server.requests[0].json["tools"] == [
+        {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+    ]
+
+
+@needs_library
 @pytest.mark.parametrize("incremental", [True, False])
 async def test_another_vendors_dialect(incremental: bool) -> None:
     async with serving(upstream_anthropic.messages(), path="") as (server, provider):

@@ -28,6 +28,7 @@ def error(message: str = "no", **fields: Any) -> bytes:
         (400, error(innererror={"code": "ResponsibleAIPolicyViolation"}), "CONTENT_FILTERED", False),
         (401, error("Incorrect API key provided: sk-abcdef123456"), "PROVIDER_AUTH", False),
         (403, b"", "PROVIDER_AUTH", False),
+        (403, error("flagged", metadata={"reasons": ["x"], "flagged_input": "y"}), "CONTENT_FILTERED", False),
         (402, error(), "PROVIDER_RATE_LIMITED", False),
         (429, error(), "PROVIDER_RATE_LIMITED", True),
         (429, error(code="insufficient_quota"), "PROVIDER_RATE_LIMITED", False),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -11,13 +12,18 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
 from dragoman_server.providers.base import GenerationRequest
 from dragoman_server.providers.openai_chat.request import FIELDS, encode_request
-from dragoman_server.providers.vendors import UNKNOWN, Quirks, vendor_of_host
+from dragoman_server.providers.signatures import mark_of
+from dragoman_server.providers.vendors import UNKNOWN, Quirks, vendor_of_host, vendors
 from tests.support.generation import chat
+
+MARK = mark_of("google")
 
 
 def encode(spec: ChatSpec | dict[str, Any], *, incremental: bool = False, quirks: Quirks | None = None) -> Any:
     message = ParseDict(spec, ChatSpec()) if isinstance(spec, dict) else spec
-    return json.loads(encode_request(GenerationRequest(message, "up", incremental=incremental), quirks or Quirks()))
+    return json.loads(
+        encode_request(GenerationRequest(message, "up", incremental=incremental), quirks or Quirks(), MARK)
+    )
 
 
 def parts(role: str, *parts: dict[str, Any], **fields: Any) -> Any:
@@ -98,9 +104,38 @@ def test_servers_may_lack_the_developer_and_name_the_seed() -> None:
     assert encode(spec, quirks=UNKNOWN)["messages"] == [system]
 
 
+def test_thoughts_of_the_past_stand_where_the_server_takes_them() -> None:
+    thought = {"reasoning": {"text": "hm"}}
+    hidden = {"reasoning": {"signature": "eA==", "redacted": True}}
+    spec = {
+        "messages": [
+            {"role": "ROLE_USER", "parts": [{"text": {"text": "a"}}]},
+            {"role": "ROLE_ASSISTANT", "parts": [thought, hidden, {"text": {"text": "b"}}]},
+            {"role": "ROLE_ASSISTANT", "parts": [hidden]},
+            {"role": "ROLE_ASSISTANT", "parts": [thought]},
+        ]
+    }
+
+    def said(vendor: str) -> Any:
+        return encode(spec, quirks=vendors()[vendor].quirks)["messages"][1:]
+
+    answer = {"role": "assistant", "content": "b"}
+    alone = {"role": "assistant", "content": None}
+    assert said("deepseek") == [{**answer, "reasoning_content": "hm"}, {**alone, "reasoning_content": "hm"}]
+    assert said("cerebras") == [{**answer, "reasoning": "hm"}, {**alone, "reasoning": "hm"}]
+    for strict in ("openai", "mistral", "groq"):
+        assert said(strict) == [answer]
+
+
 def test_streams_of_some_servers_bring_their_usage_unasked() -> None:
     assert encode({}, incremental=True)["stream_options"] == {"include_usage": True}
     assert "stream_options" not in encode({}, incremental=True, quirks=Quirks(stream_usage=False))
+    openai = vendors()["openai"].quirks
+    assert encode({}, incremental=True, quirks=openai)["stream_options"] == {
+        "include_usage": True,
+        "include_obfuscation": False,
+    }
+    assert "stream_options" not in encode({}, quirks=openai)
 
 
 @pytest.mark.parametrize(
@@ -369,3 +404,15 @@ def test_every_word_of_every_enum_is_that_of_the_dialect() -> None:
         prefix = enum.DESCRIPTOR.name.upper()
         for name in enum.DESCRIPTOR.values_by_name:
             assert name.replace("_", "").startswith(prefix)
+
+
+def test_only_a_signature_of_its_own_goes_back() -> None:
+    def call_with(signature: bytes) -> Any:
+        encoded = base64.b64encode(signature).decode()
+        call = {"id": "a", "name": "f", "arguments": "{}", "signature": encoded}
+        return parts("assistant", {"toolCall": call})["tool_calls"][0]
+
+    plain = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    signed = {**plain, "extra_content": {"google": {"thought_signature": "cHJvb2Y+"}}}
+    assert call_with(b"") == call_with(mark_of("another") + b"proof>") == plain
+    assert call_with(MARK + b"proof>") == call_with(b"proof>") == signed

@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from dragoman_server.errors import ProviderError
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.providers.openai_chat.response import ResponseReader, _plain_answer
+from dragoman_server.providers.signatures import mark_of
+from dragoman_server.providers.wire import text_batch
 from tests.support.generation import Recording
 from tests.support.upstream_server import DONE, chunk, cut, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MARK = mark_of("google")
+
 
 def read(*pieces: bytes, choice_index: int = 0) -> Recording:
-    reader = ResponseReader(choice_index)
+    reader = ResponseReader(choice_index, MARK)
     batches = []
     for piece in pieces:
         batches.append(EventBatch())
@@ -35,7 +39,7 @@ def frames(*payloads: Any) -> bytes:
 
 def whole(answer: Any) -> Recording:
     batch = EventBatch()
-    ResponseReader(0).read_whole(json.dumps(answer).encode(), batch)
+    ResponseReader(0, MARK).read_whole(json.dumps(answer).encode(), batch)
     return Recording(batches=[batch], starting=False)
 
 
@@ -155,6 +159,17 @@ async def test_usage_wherever_it_stands(usage: list[Any]) -> None:
     assert (recording.usage.input_tokens, recording.usage.output_tokens) == (5, 2)
 
 
+def test_usage_so_far_is_that_of_the_last_chunk() -> None:
+    reader = ResponseReader(0, MARK)
+    assert reader.usage is None
+    for written in (1, 2):
+        counts = {"prompt_tokens": 5, "completion_tokens": written, "prompt_tokens_details": {"cached_tokens": 3}}
+        reader.read_stream(frames({**chunk({"content": "x"}), "usage": counts}), EventBatch())
+        assert reader.usage is not None
+        assert (reader.usage.input_tokens, reader.usage.output_tokens) == (5, written)
+        assert reader.usage.input_details.cached_tokens == 3
+
+
 async def test_details_of_usage() -> None:
     usage = {
         "prompt_tokens": 10,
@@ -210,7 +225,7 @@ async def test_done_without_a_blank_line_is_the_end() -> None:
     ],
 )
 async def test_what_ends_without_a_finish_or_makes_no_sense_is_a_failure(end: bytes) -> None:
-    reader, batch = ResponseReader(0), EventBatch()
+    reader, batch = ResponseReader(0, MARK), EventBatch()
     reader.read_stream(event(chunk({"content": "kept"})), batch)
 
     def finish() -> None:
@@ -237,7 +252,7 @@ async def test_what_ends_without_a_finish_or_makes_no_sense_is_a_failure(end: by
     ],
 )
 async def test_error_frames(frame: bytes, reason: str) -> None:
-    reader, batch = ResponseReader(0), EventBatch()
+    reader, batch = ResponseReader(0, MARK), EventBatch()
     with pytest.raises(ProviderError) as raised:
         reader.read_stream(event(chunk({"content": "kept"})) + frame, batch)
     assert raised.value.reason == reason
@@ -318,16 +333,17 @@ async def test_a_whole_answer_that_is_none(answer: Any, reason: str) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), st.integers(0, 2))
 def test_one_piece_of_text_at_a_time_is_what_the_whole_stream_says(text: str, choice_index: int) -> None:
     event_of_text = event(chunk({"content": text}))
-    reader, general = ResponseReader(choice_index), ResponseReader(choice_index)
+    reader, general = ResponseReader(choice_index, MARK), ResponseReader(choice_index, MARK)
     for each in (reader, general):
         each.read_stream(event(chunk({"content": "first"})), EventBatch())
     expected = EventBatch()
     general.read_stream(event_of_text, expected)
-    batch = reader.read_text(event_of_text)
-    if choice_index == 0 and 0 < len(text.encode()) < 128:
-        assert batch == expected
+    told = reader.read_text(event_of_text)
+    if choice_index == 0 and text:
+        assert told == text
+        assert text_batch(text) == expected
     else:
-        assert batch is None
+        assert told is None
     assert reader.read_text(event_of_text[:-1]) is None
 
 
@@ -382,8 +398,8 @@ def outcome(read: Callable[[EventBatch], None]) -> tuple[EventBatch, str | None]
 @given(ANSWER, st.sampled_from([0, 0, 0, 1]))
 def test_a_whole_answer_of_the_common_shape_is_read_like_any_other(answer: dict[str, Any], choice_index: int) -> None:
     data = json.dumps(answer).encode()
-    got = outcome(lambda batch: ResponseReader(choice_index).read_whole(data, batch))
-    assert got == outcome(lambda batch: ResponseReader(choice_index)._read_answer(json.loads(data), batch))
+    got = outcome(lambda batch: ResponseReader(choice_index, MARK).read_whole(data, batch))
+    assert got == outcome(lambda batch: ResponseReader(choice_index, MARK)._read_answer(json.loads(data), batch))
 
 
 @given(
@@ -397,5 +413,5 @@ def test_a_plain_answer_takes_the_short_way(text: str, word: str, usage: dict[st
     events = _plain_answer(answer)
     assert events is not None
     expected = EventBatch()
-    ResponseReader(0)._read_answer(answer, expected)
+    ResponseReader(0, MARK)._read_answer(answer, expected)
     assert EventBatch.FromString(events) == expected

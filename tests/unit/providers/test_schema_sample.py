@@ -34,6 +34,12 @@ def test_the_instance_follows_the_schema(schema: dict[str, Any]) -> None:
     jsonschema.validate(minimal_instance(schema), schema)
 
 
+DOUBLING = {
+    str(level): {"properties": {key: {"$ref": f"#/$defs/{level + 1}"} for key in "ab"}, "required": ["a", "b"]}
+    for level in range(14)
+} | {"14": {"type": "null"}}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -46,6 +52,18 @@ def test_the_instance_follows_the_schema(schema: dict[str, Any]) -> None:
         {"$ref": "#/$defs/missing"},
         {"type": "array", "items": {}, "minItems": 2, "uniqueItems": True},
         False,
+        {"type": "string", "minLength": 10**12},
+        {"type": "array", "items": {"type": "array", "minItems": 9999}, "minItems": 9999},
+        {"$ref": "#/$defs/0", "$defs": DOUBLING},
+        {"type": "array", "items": {"const": "x" * 100}, "minItems": 1000},
+        {"type": "array", "items": {"required": ["x" * 100]}, "minItems": 1000},
+        {"type": "string", "minLength": "3"},
+        {"type": "array", "minItems": 2.5},
+        {"type": "object", "properties": [], "required": ["a"]},
+        {"type": "object", "required": 3},
+        {"type": "integer", "minimum": "3"},
+        {"type": "integer", "minimum": float("inf")},
+        {"enum": {"a": 1}},
     ],
 )
 def test_what_it_cannot_promise_it_refuses(schema: Any) -> None:

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from dragoman_server.errors import ProviderError
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.providers.openai_chat.tool_calls import ToolCalls
+from dragoman_server.providers.signatures import mark_of
 from tests.support.generation import Recording
+
+MARK = mark_of("google")
 
 
 def fragment(**fields: Any) -> dict[str, Any]:
@@ -19,7 +22,7 @@ def fragment(**fields: Any) -> dict[str, Any]:
 
 
 async def accumulate(*fragments: dict[str, Any], whole: bool = False) -> list[tuple[str, str, str]]:
-    calls, batch = ToolCalls(0), EventBatch()
+    calls, batch = ToolCalls(0, MARK), EventBatch()
     for each in fragments:
         calls.add(each, batch, whole=whole)
     calls.complete(batch)
@@ -101,7 +104,7 @@ async def test_arguments_as_an_object() -> None:
 
 
 async def test_custom_tools() -> None:
-    calls, batch = ToolCalls(0), EventBatch()
+    calls, batch = ToolCalls(0, MARK), EventBatch()
     calls.add({"index": 0, "id": "a", "type": "custom", "custom": {"name": "sql", "input": "SELECT"}}, batch)
     calls.add({"index": 0, "custom": {"input": " 1"}}, batch)
     assert batch.events[0].tool_call_started.tool_kind == 2
@@ -152,3 +155,30 @@ async def test_fragments_join_to_the_arguments(calls: list[tuple[str, str]], ran
             order.append(random.choice([queue for queue in queues if queue]).pop(0))
     expected = [(f"id{index}", name, arguments) for index, (name, arguments) in enumerate(calls)]
     assert await accumulate(*order) == expected
+
+
+def signature_of(*fragments: dict[str, Any]) -> bytes:
+    calls, batch = ToolCalls(0, MARK), EventBatch()
+    for each in fragments:
+        calls.add(each, batch)
+    calls.complete(batch)
+    (started,) = [event.tool_call_started for event in batch.events if event.HasField("tool_call_started")]
+    return started.signature
+
+
+@pytest.mark.parametrize("encoded", ["cHJvb2Y+", "cHJvb2Y-"])
+def test_a_signed_call_keeps_its_proof(encoded: str) -> None:
+    signed = {"google": {"thought_signature": encoded}}
+    assert signature_of(fragment(index=0, id="a", name="f", arguments="{}", extra_content=signed)) == MARK + b"proof>"
+    parted = fragment(index=0, id="a", extra_content=signed), fragment(index=0, name="f", arguments="{}")
+    assert signature_of(*parted) == MARK + b"proof>"
+
+
+@pytest.mark.parametrize("extra", [None, 1, {}, {"google": 1}, {"google": {"thought_signature": None}}, {"other": 1}])
+def test_what_others_put_beside_a_call_is_no_proof(extra: Any) -> None:
+    assert signature_of(fragment(index=0, id="a", name="f", arguments="{}", extra_content=extra)) == b""
+
+
+def test_a_signature_that_cannot_be_read_is_a_failure() -> None:
+    with pytest.raises(ProviderError, match="signature of a tool call is not base64"):
+        signature_of(fragment(index=0, name="f", extra_content={"google": {"thought_signature": "%"}}))

@@ -9,7 +9,7 @@ from dragoman.v1.event_pb2 import FinishReason
 from dragoman.v1.usage_pb2 import Usage
 from dragoman.wire import varint
 from dragoman_server.providers.base import EventBatch
-from dragoman_server.providers.wire import FINISHED, text_event, usage_event
+from dragoman_server.providers.wire import FINISHED, sole_text, text_batch, text_event, usage_event
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 count = st.integers(0, 2**63 - 1)
@@ -24,6 +24,20 @@ def test_texts(first: str, second: str) -> None:
     batch.MergeFromString(text_event(first))
     batch.MergeFromString(text_event(second))
     assert batch == expected
+
+
+@given(text)
+def test_a_text_alone_is_told_from_all_else(said: str) -> None:
+    batch = text_batch(said)
+    assert sole_text(batch) == said
+    batch.events[0].ignorable = True
+    assert sole_text(batch) == ""
+    batch = text_batch(said)
+    batch.events[0].text_delta.MergeFromString(b"\xf8\x07\x01")  # a field that is not known yet
+    assert sole_text(batch) == ""
+    assert sole_text(EventBatch.FromString(text_event(said) * 2)) == ""
+    assert sole_text(EventBatch.FromString(FINISHED[FinishReason.FINISH_REASON_STOP])) == ""
+    assert sole_text(EventBatch()) == ""
 
 
 @given(st.sampled_from([reason for reason in FinishReason.values() if reason]), count, count)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dragoman.v1.message_pb2 import ImageDetail
 from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.sampling_pb2 import VERBOSITY_LOW
 from dragoman_server.errors import DragomanError, UnsupportedFeature
@@ -96,14 +97,78 @@ async def test_another_target_starts_from_the_whole_request() -> None:
     assert two.last.request.spec.sampling.top_k == 5
 
 
+def with_parts() -> ChatSpec:
+    """A request with hints on parts of messages, of results and of tools."""
+    spec = chat("hello")
+    for detail in (ImageDetail.IMAGE_DETAIL_HIGH, ImageDetail.IMAGE_DETAIL_LOW):
+        image = spec.messages[0].parts.add().image
+        image.url, image.detail = "https://example.com/a.png", detail
+    spec.messages[0].parts[0].cache_breakpoint.ttl = "1h"
+    result = spec.messages.add().parts.add().tool_result.parts.add()
+    result.image.detail = ImageDetail.IMAGE_DETAIL_HIGH
+    for name in ("f", "g"):
+        function = spec.tools.add().function
+        function.name, function.strict = name, True
+    return spec
+
+
+def refusing_one_by_one(request: GenerationRequest) -> None:
+    """Refuses as providers do: at the first part, by its place."""
+    for at, message in enumerate(request.spec.messages):
+        for place, part in enumerate(message.parts):
+            field = f"messages[{at}].parts[{place}]"
+            if part.image.detail:
+                raise UnsupportedFeature("no detail", field=f"{field}.image.detail")
+            if part.cache_breakpoint.ttl:
+                raise UnsupportedFeature("no times", field=f"{field}.cache_breakpoint.ttl")
+            for inner, result in enumerate(part.tool_result.parts):
+                if result.image.detail:
+                    raise UnsupportedFeature("no", field=f"{field}.tool_result.parts[{inner}].image.detail")
+    for at, tool in enumerate(request.spec.tools):
+        if tool.function.strict:
+            raise UnsupportedFeature("not strict", field=f"tools[{at}].function.strict")
+
+
+async def test_hints_on_parts_are_left_out_everywhere_at_once() -> None:
+    asked: list[GenerationRequest] = []
+
+    def refuse(request: GenerationRequest) -> None:
+        asked.append(request)
+        refusing_one_by_one(request)
+
+    one = PlayedProvider("one", refuse)
+    generation = start(route_over(one, unsupported_params="report"), with_parts())
+    assert generation.dropped == [
+        "messages[].parts[].cache_breakpoint.ttl",
+        "messages[].parts[].image.detail",
+        "messages[].parts[].tool_result.parts[].image.detail",
+        "tools[].function.strict",
+    ]
+    assert len(asked) == 5, "not once for each image"
+    expected = with_parts()
+    expected.messages[0].parts[0].cache_breakpoint.ClearField("ttl")
+    for part in (*expected.messages[0].parts[1:], expected.messages[1].parts[0].tool_result.parts[0]):
+        part.image.ClearField("detail")
+    for tool in expected.tools:
+        tool.function.ClearField("strict")
+    assert one.last.request.spec == expected
+
+
+async def test_hints_on_parts_are_refused_where_nothing_may_be_left_out() -> None:
+    with pytest.raises(UnsupportedFeature) as caught:
+        start(route_over(PlayedProvider("one", refusing_one_by_one)), with_parts())
+    assert caught.value.field == "messages[0].parts[0].cache_breakpoint.ttl"
+
+
 def test_every_droppable_field_is_one_of_the_contract() -> None:
     for path in DROPPABLE:
         descriptor = ChatSpec.DESCRIPTOR
         *above, name = path.split(".")
         for step in above:
-            message = descriptor.fields_by_name[step].message_type
-            assert message is not None
-            descriptor = message
+            field = descriptor.fields_by_name[step.removesuffix("[]")]
+            assert field.message_type is not None
+            assert field.is_repeated == step.endswith("[]")
+            descriptor = field.message_type
         assert name in descriptor.fields_by_name
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from dragoman.reasons import Reason
+from dragoman.v1.catalog_service_pb2 import Model, ModelTarget
+from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import (
     ContextLengthExceeded,
     DragomanError,
@@ -68,6 +70,21 @@ async def test_usage_alone_is_no_content() -> None:
     two.last.say("hi")
     two.last.finish()
     assert await recording.end() is None
+
+
+async def test_what_the_last_attempt_consumed_is_known_while_it_runs_and_after_it_failed() -> None:
+    one, two = PlayedProvider("one"), PlayedProvider("two")
+    generation, recording = ask(route_over(one, two))
+    assert generation.usage_so_far is None
+    one.last.told = Usage(input_tokens=5)
+    assert generation.usage_so_far == Usage(input_tokens=5)
+    one.last.fail()
+    assert generation.usage_so_far is None
+    two.last.told = Usage(input_tokens=7)
+    two.last.say("a")
+    two.last.fail()
+    assert await recording.end() is not None
+    assert generation.usage_so_far == Usage(input_tokens=7)
 
 
 async def test_after_content_a_failure_passes_through_unchanged() -> None:
@@ -192,6 +209,68 @@ async def test_targets_that_fail_too_often_are_left_alone_and_tried_by_one_reque
     assert len(one.played) == 4, "it answered"
 
 
+async def test_a_target_that_refuses_the_key_is_left_alone_at_once_and_tried_later() -> None:
+    clock = Clock()
+    one, two = PlayedProvider("one"), PlayedProvider("two")
+    route = route_over(one, two, clock=clock)
+    ask(route)
+    one.last.fail(Reason.PROVIDER_AUTH, retryable=False, metadata={"status": "401"})
+    ask(route)
+    assert (len(one.played), len(two.played)) == (1, 2)
+    entry = Model()
+    route.describe(entry)
+    faults = [(target.health, target.fault) for target in entry.targets]
+    assert faults == [(ModelTarget.HEALTH_DOWN, Reason.PROVIDER_AUTH), (ModelTarget.HEALTH_UP, "")]
+    clock.now += QUICK.breaker.cooldown
+    ask(route)
+    assert len(one.played) == 2, "the key may have been mended"
+    one.last.finish()
+    ask(route)
+    assert len(one.played) == 3
+
+
+async def test_the_answer_says_that_all_targets_refuse_the_key() -> None:
+    clock = Clock()
+    one, two = PlayedProvider("one"), PlayedProvider("two")
+    route = route_over(one, two, clock=clock)
+    ask(route)
+    for provider in (one, two):
+        provider.last.fail(Reason.PROVIDER_AUTH, retryable=False)
+    error = refused(route)
+    assert (error.reason, error.retryable) == (Reason.PROVIDER_AUTH, False)
+    assert error.retry_after == pytest.approx(QUICK.breaker.cooldown)
+    clock.now += QUICK.breaker.cooldown
+    ask(route)
+    one.last.fail(Reason.PROVIDER_UNREACHABLE)
+    two.last.fail(Reason.PROVIDER_AUTH, retryable=False)
+    assert refused(route).reason == Reason.OVERLOADED, "one of them may be back before anybody mends the key"
+
+
+@pytest.mark.parametrize("status", ["403", "PERMISSION_DENIED"])
+async def test_what_may_be_about_the_request_is_a_fault_among_others(status: str) -> None:
+    one = PlayedProvider("one")
+    route = route_over(one)
+    ask(route)
+    one.last.finish()
+    for _ in range(QUICK.breaker.failures):
+        assert route.target.breaker.closed
+        ask(route)
+        one.last.fail(Reason.PROVIDER_AUTH, retryable=False, metadata={"status": status})
+    assert not route.target.breaker.closed
+
+
+async def test_a_spent_quota_counts_and_a_rate_does_not() -> None:
+    one = PlayedProvider("one")
+    route = route_over(one, max_attempts=1)
+    for retryable in (True, False):
+        assert route.target.breaker.closed
+        for _ in range(QUICK.breaker.failures):
+            ask(route)
+            one.last.fail(Reason.PROVIDER_RATE_LIMITED, retryable=retryable)
+    error = refused(route)
+    assert (error.reason, error.retryable) == (Reason.PROVIDER_RATE_LIMITED, False)
+
+
 async def test_a_cancelled_attempt_says_nothing_of_the_target() -> None:
     one = PlayedProvider("one")
     route = route_over(one)
@@ -203,7 +282,7 @@ async def test_a_cancelled_attempt_says_nothing_of_the_target() -> None:
         assert failure.reason == Reason.CANCELLED
     assert generation.target.breaker.closed
     assert generation.target.in_flight == 0
-    assert generation.target.failures == {}
+    assert generation.target.tally.failures == {}
 
 
 async def test_a_failure_in_the_middle_counts_against_the_target() -> None:

@@ -86,6 +86,14 @@ def test_what_older_requests_tell_is_not_heard() -> None:
     assert breaker.closed
 
 
+def test_one_grave_failure_opens_it() -> None:
+    breaker = Breaker(SETTINGS)
+    breaker.failed(breaker.begin(), 5, gravely=True)
+    assert breaker.free_at == 15
+    breaker.failed(breaker.begin(), 15)
+    assert breaker.free_at == 35
+
+
 def test_a_cancelled_trial_makes_room_for_another() -> None:
     breaker = opened(Breaker(SETTINGS))
     breaker.released(breaker.begin())

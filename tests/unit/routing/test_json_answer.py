@@ -12,6 +12,7 @@ from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FINISH_REASON_TOOL_CALLS, FinishReason
 from dragoman.v1.message_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER
 from dragoman.v1.run_pb2 import ChatSpec
+from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
 from dragoman_server.providers.base import EventBatch, GenerationRequest
 from dragoman_server.providers.emulation.json_answer import json_starter
@@ -85,6 +86,21 @@ async def test_a_wrong_answer_is_asked_for_again_and_all_usage_counts() -> None:
     assert recording.usage is not None
     assert (recording.usage.input_tokens, recording.usage.output_tokens) == (21, 6)
     assert recording.usage.output_details.reasoning_tokens == 3
+
+
+async def test_all_questions_so_far_are_part_of_what_was_consumed() -> None:
+    provider, _, generation = start(asked())
+    assert generation.usage_so_far is None
+    provider.last.told = Usage(input_tokens=4)
+    assert generation.usage_so_far == Usage(input_tokens=4)
+    answer(provider.last, "no")
+    asked_once = generation.usage_so_far
+    assert asked_once is not None
+    assert (asked_once.input_tokens, asked_once.output_tokens) == (7, 2)
+    provider.last.told = Usage(input_tokens=5)
+    asked_again = generation.usage_so_far
+    assert asked_again is not None
+    assert (asked_again.input_tokens, asked_again.output_tokens) == (12, 2)
 
 
 async def test_an_answer_that_never_gets_right_is_a_clear_failure() -> None:

@@ -52,7 +52,7 @@ async def test_a_full_queue_leads_to_the_next_target_or_to_a_clear_refusal() -> 
     assert [generation.target.provider.name for generation in generations] == ["one"] * 3 + ["two"] * 3
     error = refused(route)
     assert (error.reason, error.retryable, error.retry_after) == (Reason.OVERLOADED, True, 1)
-    assert generations[0].target.turned_away == 4
+    assert generations[0].target.tally.turned_away == 4
 
 
 async def test_waiting_too_long_leads_to_the_next_target() -> None:

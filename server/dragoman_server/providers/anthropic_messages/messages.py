@@ -7,20 +7,20 @@ the user's turn, before everything else in it.
 from __future__ import annotations
 
 import re
-from binascii import b2a_base64
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from dragoman.v1.message_pb2 import ImageDetail, Role, ToolKind
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.providers.json_values import base64_text
+from dragoman_server.providers.signatures import unmarked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dragoman.v1.message_pb2 import FilePart, ImagePart, Message, Part, ReasoningPart, ToolCall, ToolResult
-
-    Json = dict[str, Any]
+    from dragoman_server.providers.json_values import Json
 
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _TTLS = frozenset({"5m", "1h"})
@@ -28,8 +28,12 @@ _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_-]")
 _SIGNATURE = re.compile(rb"[A-Za-z0-9+/=_-]+")
 
 
-def turns_of(messages: Iterable[Message]) -> tuple[list[Json], list[Json]]:
+def turns_of(messages: Iterable[Message], mark: bytes) -> tuple[list[Json], list[Json]]:
     """Returns the blocks of the system prompt, and the turns.
+
+    Args:
+        messages: The conversation.
+        mark: The provider's mark on its signatures.
 
     Raises:
         UnsupportedFeature: If a part has no counterpart.
@@ -45,7 +49,7 @@ def turns_of(messages: Iterable[Message]) -> tuple[list[Json], list[Json]]:
             case Role.ROLE_USER:
                 _turn(turns, "user").extend(_user_blocks(message, field))
             case Role.ROLE_ASSISTANT:
-                _turn(turns, "assistant").extend(_assistant_blocks(message, field))
+                _turn(turns, "assistant").extend(_assistant_blocks(message, field, mark))
             case Role.ROLE_TOOL:
                 content = _turn(turns, "user")
                 results = sum(block["type"] == "tool_result" for block in content)
@@ -96,13 +100,13 @@ def _name_speaker(blocks: list[Json], name: str) -> None:
             first["text"] = f"{name}: {first['text']}"
 
 
-def _assistant_blocks(message: Message, field: str) -> list[Json]:
+def _assistant_blocks(message: Message, field: str, mark: bytes) -> list[Json]:
     blocks: list[Json] = []
     for index, part in enumerate(message.parts):
         at = f"{field}.parts[{index}]"
         match part.WhichOneof("kind"):
             case "reasoning":
-                blocks += _thoughts(part.reasoning)
+                blocks += _thoughts(part.reasoning, mark)
             case "tool_call":
                 blocks.append(_marked(_tool_use(part.tool_call, f"{at}.tool_call"), part, at))
             case "refusal":
@@ -190,21 +194,23 @@ def _inline(kind: str, data: bytes, known: Iterable[str], field: str) -> Json:
     kind = {"image/jpg": "image/jpeg"}.get(kind, kind)
     if kind not in known:
         raise UnsupportedFeature(f"this provider reads {', '.join(sorted(known))} here, not {kind!r}", field=field)
-    return {"type": "base64", "media_type": kind, "data": b2a_base64(data, newline=False).decode("ascii")}
+    return {"type": "base64", "media_type": kind, "data": base64_text(data)}
 
 
 # Thoughts, calls and results
 
 
-def _thoughts(reasoning: ReasoningPart) -> list[Json]:
-    """Returns past thoughts as they came, or nothing.
+def own_signature(reasoning: ReasoningPart, mark: bytes) -> str:
+    """Returns the signature of past thoughts, nothing if they are not this provider's: it would refuse the request."""
+    signature = unmarked(reasoning.signature, mark)
+    return signature.decode("ascii") if _SIGNATURE.fullmatch(signature) else ""
 
-    The API checks the signature of every thought that it gets back. Thoughts without one, and with one that is not in
-    its form, are another provider's: it would refuse the request for them.
-    """
-    if not _SIGNATURE.fullmatch(reasoning.signature):
+
+def _thoughts(reasoning: ReasoningPart, mark: bytes) -> list[Json]:
+    """Returns past thoughts as they came, or nothing: without a signature of its own, the API takes none."""
+    signature = own_signature(reasoning, mark)
+    if not signature:
         return []
-    signature = reasoning.signature.decode("ascii")
     if reasoning.redacted:
         return [{"type": "redacted_thinking", "data": signature}]
     return [{"type": "thinking", "thinking": reasoning.text, "signature": signature}]

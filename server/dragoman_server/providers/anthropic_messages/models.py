@@ -27,6 +27,7 @@ class Traits(NamedTuple):
         sampling: Whether temperature, top_p and top_k are taken: all, at most one of temperature and top_p, or none.
         forced_tools: Whether a tool call can be demanded.
         structured: Whether answers and tool arguments can be held to a JSON Schema.
+        binds: Whether past thoughts are tied to everything that was said before them.
     """
 
     default_tokens: int
@@ -38,15 +39,15 @@ class Traits(NamedTuple):
     sampling: Literal["all", "one", "none"] = "all"
     forced_tools: bool = True
     structured: bool = True
+    binds: bool = False
 
 
 _BUDGET = frozenset({"enabled", "disabled"})
 _ALL_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
-_FLAGSHIP = Traits(
-    128_000, 128_000, frozenset({"adaptive"}), thinks=True, efforts=_ALL_EFFORTS, sampling="none", forced_tools=False
-)
-_ADAPTIVE = _FLAGSHIP._replace(thinking=frozenset({"adaptive", "disabled"}), forced_tools=True)
+_ALWAYS = Traits(128_000, 128_000, frozenset({"adaptive"}), thinks=True, efforts=_ALL_EFFORTS, sampling="none")
+_FLAGSHIP = _ALWAYS._replace(forced_tools=False, binds=True)
+_ADAPTIVE = _ALWAYS._replace(thinking=frozenset({"adaptive", "disabled"}))
 _EITHER = _ADAPTIVE._replace(
     thinking=frozenset({"adaptive", "enabled", "disabled"}),
     thinks=False,
@@ -62,8 +63,8 @@ OTHER = Traits(8_192, 2**31 - 1, _BUDGET, thinks=True, displays=False, structure
 """A model of another vendor whose server speaks the dialect."""
 
 _FAMILIES: Mapping[str, Sequence[tuple[tuple[int, int], Traits]]] = {
-    "fable": (((5, 1), _FLAGSHIP), ((0, 0), _FLAGSHIP._replace(forced_tools=True))),
-    "mythos": (((5, 1), _FLAGSHIP), ((0, 0), _FLAGSHIP._replace(forced_tools=True))),
+    "fable": (((5, 1), _FLAGSHIP), ((0, 0), _ALWAYS)),
+    "mythos": (((5, 1), _FLAGSHIP), ((0, 0), _ALWAYS)),
     "opus": (
         ((5, 5), _FLAGSHIP),
         ((5, 0), _ADAPTIVE),

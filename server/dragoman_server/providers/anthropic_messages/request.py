@@ -17,6 +17,9 @@ from dragoman_server.providers.anthropic_messages.messages import cache_control,
 from dragoman_server.providers.anthropic_messages.models import OTHER, traits_of
 from dragoman_server.providers.anthropic_messages.schema import enforceable
 from dragoman_server.providers.anthropic_messages.thinking import thinking_of
+from dragoman_server.providers.base import FOR_THE_SERVER
+from dragoman_server.providers.json_values import json_object
+from dragoman_server.providers.remote import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,19 +29,29 @@ if TYPE_CHECKING:
     from dragoman.v1.sampling_pb2 import ResponseFormat, Sampling
     from dragoman.v1.tool_pb2 import Tool
     from dragoman_server.providers.base import GenerationRequest
+    from dragoman_server.providers.json_values import Json
     from dragoman_server.providers.vendors import Quirks
 
-    Json = dict[str, Any]
+
+_BINDING = {"prefix_mismatch_behavior": "drop_block"}
+"""What a model is to do with past thoughts before which the conversation has changed: not to refuse all of it. It
+changes with other instructions, for example, or if some tools only are allowed."""
+_BINDING_BETA = ("anthropic-beta", "thinking-binding-controls-2026-08-01")
 
 
-def encode_request(request: GenerationRequest, quirks: Quirks) -> bytes:
-    """Returns the body of the request.
+def encode_request(request: GenerationRequest, quirks: Quirks, mark: bytes) -> Call:
+    """Returns the request.
+
+    Args:
+        request: What is asked for.
+        quirks: How the server departs from the API.
+        mark: The provider's mark on its signatures.
 
     Raises:
         UnsupportedFeature: If the API or the model has no word for something that is asked for.
         InvalidRequest: If JSON text within the request is not JSON, or not of the kind that it must be.
     """
-    draft = _Draft(request, quirks)
+    draft = _Draft(request, quirks, mark)
     for descriptor, value in request.spec.ListFields():
         writer = FIELDS.get(descriptor.name)
         if writer is None or descriptor.name in quirks.unsupported:
@@ -46,16 +59,30 @@ def encode_request(request: GenerationRequest, quirks: Quirks) -> bytes:
         writer(draft, value)
     body = draft.body
     body["max_tokens"] = draft.thinking.max_tokens
-    if draft.thinking.config is not None:
-        body["thinking"] = draft.thinking.config
+    config = draft.thinking.config
+    may_bind = draft.traits.binds and (config is None or config["type"] == "adaptive")
+    binds = may_bind and _has_thoughts(body.get("messages", ()))
+    if binds:
+        config = {"type": "adaptive", **(config or {}), "block_binding": _BINDING}
+    if config is not None:
+        body["thinking"] = config
     if draft.thinking.effort:
         body.setdefault("output_config", {})["effort"] = draft.thinking.effort
     if request.incremental:
         body["stream"] = True
     try:
-        return orjson.dumps(body)
+        return Call("/messages", orjson.dumps(body), _BINDING_BETA if binds else None)
     except orjson.JSONEncodeError as error:  # a schema of hundreds of levels
         raise InvalidRequest(f"the request cannot be written: {error}", field="tools") from error
+
+
+def _has_thoughts(turns: Iterable[Json]) -> bool:
+    return any(
+        block["type"] in ("thinking", "redacted_thinking")
+        for turn in turns
+        if isinstance(turn["content"], list)
+        for block in turn["content"]
+    )
 
 
 class _Draft:
@@ -66,17 +93,19 @@ class _Draft:
         spec: What is asked for.
         traits: What the model takes.
         unsupported: What the server does not take, as paths in the spec.
+        mark: The provider's mark on its signatures.
         thinking: What is said of thinking.
     """
 
-    __slots__ = ("body", "spec", "thinking", "traits", "unsupported")
+    __slots__ = ("body", "mark", "spec", "thinking", "traits", "unsupported")
 
-    def __init__(self, request: GenerationRequest, quirks: Quirks) -> None:
+    def __init__(self, request: GenerationRequest, quirks: Quirks, mark: bytes) -> None:
         self.body: Json = {"model": request.model}
         self.spec: ChatSpec = request.spec
         self.traits = traits_of(request.model)
         self.unsupported = quirks.unsupported
-        self.thinking = thinking_of(request.spec, self.traits)
+        self.mark = mark
+        self.thinking = thinking_of(request.spec, self.traits, mark)
 
 
 def _no_word(field: str) -> UnsupportedFeature:
@@ -84,7 +113,7 @@ def _no_word(field: str) -> UnsupportedFeature:
 
 
 def _write_messages(draft: _Draft, messages: Iterable[Message]) -> None:
-    system, draft.body["messages"] = turns_of(messages)
+    system, draft.body["messages"] = turns_of(messages, draft.mark)
     if system:
         draft.body["system"] = system
 
@@ -159,7 +188,7 @@ def _write_response_format(draft: _Draft, response_format: ResponseFormat) -> No
         raise UnsupportedFeature("this provider answers in JSON only by a schema", field="response_format")
     if not draft.traits.structured or "response_format.json_schema" in draft.unsupported:
         raise UnsupportedFeature("this model cannot be held to a JSON Schema", field="response_format")
-    schema = _json_object(wanted.schema_json, "response_format.json_schema.schema_json")
+    schema = json_object(wanted.schema_json, "response_format.json_schema.schema_json")
     schema = enforceable(schema, strict=wanted.strict, field="response_format")
     draft.body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema}
 
@@ -206,7 +235,7 @@ def _tool(draft: _Draft, tool: Tool, field: str) -> Json:
         written["description"] = function.description
     schema: Json = {}
     if function.parameters_json:
-        schema = _json_object(function.parameters_json, f"{field}.function.parameters_json")
+        schema = json_object(function.parameters_json, f"{field}.function.parameters_json")
     schema = {"type": "object", **schema}  # arguments are an object, whether the schema says so or not
     if function.strict:
         at = f"{field}.function.strict"
@@ -274,26 +303,12 @@ def _write_store(draft: _Draft, store: bool) -> None:
         raise _no_word("store")
 
 
-def _json_object(text: str, field: str) -> Json:
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"{field} is not JSON: {error}", field=field) from error
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{field} is not a JSON object", field=field)
-    return value
-
-
 def _elsewhere(draft: _Draft, value: Any) -> None:
-    """Others have seen to it.
-
-    The model is the provider's own name, which the request has. The server and the task's preset were chosen before.
-    The rest goes with `tools` or is said in `thinking`.
-    """
+    """For what is for this server, goes with `tools` or is said in `thinking`."""
 
 
 FIELDS: Mapping[str, Callable[[_Draft, Any], None]] = {
-    **dict.fromkeys(("model", "upstream", "task_profile"), _elsewhere),
+    **dict.fromkeys(FOR_THE_SERVER, _elsewhere),
     **dict.fromkeys(("tool_choice", "parallel_tool_calls"), _elsewhere),
     **dict.fromkeys(("reasoning_effort", "reasoning_budget_tokens", "include_reasoning"), _elsewhere),
     "messages": _write_messages,

@@ -6,22 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FinishReason
 from dragoman.v1.message_pb2 import Citation, ToolKind
-from dragoman_server.errors import ProviderError
 from dragoman_server.ids import new_id
 from dragoman_server.providers.anthropic_messages.template import DeltaTemplate
 from dragoman_server.providers.anthropic_messages.usage import merge, usage_of
-from dragoman_server.providers.failures import failure_of_error
+from dragoman_server.providers.failures import broken, failure_of_error
+from dragoman_server.providers.json_values import answer_object, string
 from dragoman_server.providers.sse import NamedEvent, SseDecoder, SseFrameTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import EventBatch
-
-    Json = dict[str, Any]
+    from dragoman_server.providers.json_values import Json
 
 _STOP = FinishReason.FINISH_REASON_STOP
 _LENGTH = FinishReason.FINISH_REASON_LENGTH
@@ -70,12 +69,14 @@ class ResponseReader:
 
     Args:
         choice_index: The index that the events carry.
+        mark: The provider's mark on its signatures.
     """
 
-    def __init__(self, choice_index: int) -> None:
+    def __init__(self, choice_index: int, mark: bytes) -> None:
         self.done = False
         """Whether the stream said that it is complete."""
         self._choice_index = choice_index
+        self._mark = mark
         self._decoder = SseDecoder()
         self._between = False  # whether the next bytes begin an event
         self._template = DeltaTemplate()
@@ -87,7 +88,17 @@ class ResponseReader:
         self._stop_reason = ""
         self._stop_sequence = ""
 
-    def read_text(self, data: bytes) -> EventBatch | None:
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has told of its consumption; None if nothing."""
+        if not self._usage:
+            return None
+        usage = usage_of(self._usage)
+        if not self._stop_reason:  # at its beginning, a stream does not know how long the answer will be
+            usage.ClearField("output_tokens")
+        return usage
+
+    def read_text(self, data: bytes) -> str | None:
         """Returns None: `read_stream` is the one way."""
         return None
 
@@ -124,7 +135,7 @@ class ResponseReader:
         for frame in self._decoder.finish():
             self._read_frame(frame, b"", batch)
         if not self.done:
-            raise _broken("it broke off")
+            raise broken("it broke off")
         self._end(batch)
 
     def read_whole(self, data: bytes, batch: EventBatch) -> None:
@@ -133,12 +144,12 @@ class ResponseReader:
         Raises:
             ProviderError: If the provider reports a failure, or the answer makes no sense or is not finished.
         """
-        answer = _object(data)
+        answer = answer_object(data)
         if answer.get("error"):
             raise failure_of_error(answer["error"])
         content = answer.get("content")
         if not isinstance(content, list):
-            raise _broken("it has no content")
+            raise broken("it has no content")
         for part in content:
             self._close(self._open(part, batch), batch)
         self._read_stop(answer, batch)
@@ -151,7 +162,7 @@ class ResponseReader:
         try:
             frames = self._decoder.feed(data)
         except SseFrameTooLarge as error:
-            raise _broken(str(error)) from error
+            raise broken(str(error)) from error
         moved = False
         for frame in frames:
             moved |= self._read_frame(frame, event, batch)
@@ -168,7 +179,7 @@ class ResponseReader:
         name, data = frame if isinstance(frame, NamedEvent) else (b"", frame)
         if self.done or not data:
             return False
-        payload = _object(data)
+        payload = answer_object(data)
         kind = payload.get("type", name.decode("utf-8", "replace"))
         match kind:
             case "content_block_delta":
@@ -199,19 +210,19 @@ class ResponseReader:
         block = self._blocks.get(_index(payload))
         delta = payload.get("delta")
         if block is None or not isinstance(delta, dict):
-            raise _broken("a delta belongs to no block")
+            raise broken("a delta belongs to no block")
         kind = delta.get("type")
         key = _TEXT_KEYS.get(kind) if isinstance(kind, str) else None
         if key is not None:
             text = delta.get(key)
             if not isinstance(text, str):
-                raise _broken(f"a {kind} has no text")
+                raise broken(f"a {kind} has no text")
             self._append(block, text, batch)
             if event and text:
                 self._template.learn(event, payload, delta, key)
                 self._template_block = block
         elif kind == "signature_delta":
-            block.signature += _string(delta.get("signature"))
+            block.signature += string(delta.get("signature"))
         elif kind == "citations_delta":
             block.citations.append(_citation(delta.get("citation")))
 
@@ -220,19 +231,19 @@ class ResponseReader:
     def _open(self, content: Any, batch: EventBatch) -> _Block:
         """Begins a block, with all that it has at its beginning: that is everything, in an answer of one piece."""
         if not isinstance(content, dict) or not isinstance(content.get("type"), str):
-            raise _broken("a block is of no kind")
+            raise broken("a block is of no kind")
         block = _Block(content["type"], self._length)
         match block.kind:
             case "text":
                 block.citations += map(_citation, content.get("citations") or ())
-                self._append(block, _string(content.get("text")), batch)
+                self._append(block, string(content.get("text")), batch)
             case "thinking":
-                block.signature = _string(content.get("signature"))
-                self._append(block, _string(content.get("thinking")), batch)
+                block.signature = string(content.get("signature"))
+                self._append(block, string(content.get("thinking")), batch)
             case "redacted_thinking":
                 hidden = batch.events.add().reasoning_delta
                 hidden.choice_index = self._choice_index
-                hidden.signature = _string(content.get("data")).encode()
+                hidden.signature = self._mark + string(content.get("data")).encode()
                 hidden.redacted = True
             case "tool_use":
                 self._start_call(block, content, batch)
@@ -241,14 +252,14 @@ class ResponseReader:
     def _start_call(self, block: _Block, content: Json, batch: EventBatch) -> None:
         name, arguments = content.get("name"), content.get("input")
         if not isinstance(name, str) or not name:
-            raise _broken("a tool call has no name")
+            raise broken("a tool call has no name")
         block.call_index = self._call_count
         block.arguments = arguments if isinstance(arguments, dict) else {}
         self._call_count += 1
         started = batch.events.add().tool_call_started
         started.choice_index = self._choice_index
         started.call_index = block.call_index
-        started.call_id = _string(content.get("id")) or new_id("call")
+        started.call_id = string(content.get("id")) or new_id("call")
         started.name = name
         started.tool_kind = ToolKind.TOOL_KIND_FUNCTION
 
@@ -286,7 +297,7 @@ class ResponseReader:
         elif block.kind == "thinking" and block.signature:
             proof = batch.events.add().reasoning_delta
             proof.choice_index = self._choice_index
-            proof.signature = block.signature.encode()
+            proof.signature = self._mark + block.signature.encode()
         elif block.kind == "tool_use":
             if not block.fed:
                 self._append(block, orjson.dumps(block.arguments).decode(), batch)
@@ -297,17 +308,17 @@ class ResponseReader:
     # The end
 
     def _read_stop(self, delta: Json, batch: EventBatch) -> None:
-        self._stop_reason = _string(delta.get("stop_reason")) or self._stop_reason
-        self._stop_sequence = _string(delta.get("stop_sequence")) or self._stop_sequence
+        self._stop_reason = string(delta.get("stop_reason")) or self._stop_reason
+        self._stop_sequence = string(delta.get("stop_sequence")) or self._stop_sequence
         details = delta.get("stop_details")
-        if isinstance(details, dict) and (explanation := _string(details.get("explanation"))):
+        if isinstance(details, dict) and (explanation := string(details.get("explanation"))):
             refusal = batch.events.add().refusal_delta
             refusal.choice_index = self._choice_index
             refusal.text = explanation
 
     def _end(self, batch: EventBatch) -> None:
         if not self._stop_reason:
-            raise _broken("it has no stop reason")
+            raise broken("it has no stop reason")
         for index in sorted(self._blocks):
             self._close(self._blocks[index], batch)
         finished = batch.events.add().choice_finished
@@ -321,34 +332,16 @@ class ResponseReader:
 
 def _citation(told: Any) -> Citation:
     if not isinstance(told, dict):
-        raise _broken("a citation is not an object")
+        raise broken("a citation is not an object")
     return Citation(
-        url=_string(told.get("url")) or _string(told.get("source")),
-        title=_string(told.get("title")) or _string(told.get("document_title")),
-        cited_text=_string(told.get("cited_text")),
+        url=string(told.get("url")) or string(told.get("source")),
+        title=string(told.get("title")) or string(told.get("document_title")),
+        cited_text=string(told.get("cited_text")),
     )
 
 
 def _index(payload: Json) -> int:
     index = payload.get("index")
     if not isinstance(index, int):
-        raise _broken("a block has no index")
+        raise broken("a block has no index")
     return index
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _object(data: bytes) -> Json:
-    try:
-        answer = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise _broken(f"it is not JSON: {error}") from error
-    if not isinstance(answer, dict):
-        raise _broken("it is not an object")
-    return answer
-
-
-def _broken(message: str) -> ProviderError:
-    return ProviderError(f"the provider's answer makes no sense: {message}", reason=Reason.PROVIDER_PROTOCOL)

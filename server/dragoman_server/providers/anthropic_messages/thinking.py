@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.v1.message_pb2 import Role
 from dragoman.v1.sampling_pb2 import ReasoningEffort
 from dragoman_server.errors import UnsupportedFeature
+from dragoman_server.providers.anthropic_messages.messages import own_signature
 from dragoman_server.providers.anthropic_messages.models import OTHER
 
 if TYPE_CHECKING:
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
 
     from dragoman.v1.run_pb2 import ChatSpec
     from dragoman_server.providers.anthropic_messages.models import Traits
-
-    Json = dict[str, Any]
+    from dragoman_server.providers.json_values import Json
 
 LEAST_BUDGET = 1024
 """The API takes no smaller budget."""
@@ -61,8 +61,13 @@ class Thinking(NamedTuple):
         return bool(self.field)
 
 
-def thinking_of(spec: ChatSpec, traits: Traits) -> Thinking:
+def thinking_of(spec: ChatSpec, traits: Traits, mark: bytes) -> Thinking:
     """Returns what to say of thinking.
+
+    Args:
+        spec: What is asked for.
+        traits: What the model takes.
+        mark: The provider's mark on its signatures.
 
     Raises:
         UnsupportedFeature: If the model cannot think, or cannot leave it, as the request wants.
@@ -82,7 +87,7 @@ def thinking_of(spec: ChatSpec, traits: Traits) -> Thinking:
     else:
         thinking = Thinking(None, "", "", open_limit)
     if thinking.manual and traits is not OTHER:
-        _check_past_thoughts(spec, thinking.field)
+        _check_past_thoughts(spec, thinking.field, mark)
     if spec.HasField("include_reasoning"):
         return thinking._replace(config=_displayed(thinking.config, spec.include_reasoning, traits))
     return thinking
@@ -139,7 +144,7 @@ def _displayed(config: Json | None, shown: bool, traits: Traits) -> Json | None:
     return {**config, "display": "summarized" if shown else "omitted"}
 
 
-def _check_past_thoughts(spec: ChatSpec, field: str) -> None:
+def _check_past_thoughts(spec: ChatSpec, field: str, mark: bytes) -> None:
     """With a budget, the turn that called the tools whose results come last must begin with its thoughts."""
     messages = spec.messages
     if not messages or messages[-1].role != Role.ROLE_TOOL:
@@ -148,7 +153,7 @@ def _check_past_thoughts(spec: ChatSpec, field: str) -> None:
         if message.role == Role.ROLE_TOOL:
             continue
         parts = message.parts if message.role == Role.ROLE_ASSISTANT else ()
-        if not any(part.reasoning.signature for part in parts):
+        if not any(own_signature(part.reasoning, mark) for part in parts):
             raise UnsupportedFeature(
                 "the model cannot think here: the thoughts that led to the tool calls are not in the conversation",
                 field=field,

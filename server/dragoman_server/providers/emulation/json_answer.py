@@ -7,7 +7,7 @@ as it is: it says by itself that it is not the JSON that was asked for.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -15,9 +15,10 @@ from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FINISH_REASON_STOP
 from dragoman.v1.message_pb2 import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, ROLE_USER, Message
 from dragoman.v1.run_pb2 import ChatSpec
-from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import DragomanError, ProviderError
 from dragoman_server.providers.base import EventBatch
+from dragoman_server.providers.usage import sum_of_calls
+from dragoman_server.providers.wire import text_batch
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dragoman.v1.event_pb2 import RunEvent, TextDelta
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.message_pb2 import Role
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import Generation, GenerationRequest, GenerationSink
     from dragoman_server.providers.emulation.json_schema import Schema
 
@@ -103,11 +105,21 @@ class _JsonGeneration:
         if self._current is not None:
             self._current.resume()
 
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What the answers so far have cost; None if nothing was told."""
+        current = None if self._current is None else self._current.usage_so_far
+        return self._usage if current is None else sum_of_calls(current, self._usage)
+
     # The sink of an answer
 
     def on_events(self, batch: EventBatch) -> None:
         """Keeps the events."""
         self._events += batch.events
+
+    def on_text(self, text: str) -> None:
+        """Keeps the text."""
+        self._events += text_batch(text).events
 
     def on_end(self, failure: Failure | None) -> None:
         """Passes the answer on, or asks again, or gives up."""
@@ -147,31 +159,12 @@ class _JsonGeneration:
 
     def _count_usage(self) -> None:
         if self._events and self._events[-1].HasField("usage_reported"):
-            usage = self._events.pop().usage_reported.last_call
-            if self._usage is None:
-                self._usage = Usage()
-                self._usage.CopyFrom(usage)
-            else:
-                _add(self._usage, usage)
+            self._usage = sum_of_calls(self._events.pop().usage_reported.last_call, self._usage)
 
     def _with_usage(self, batch: EventBatch) -> EventBatch:
         if self._usage is not None:
             batch.events.add().usage_reported.last_call.CopyFrom(self._usage)
         return batch
-
-
-def _add(total: Any, more: Any) -> None:
-    """Adds all counts of one usage to another."""
-    for descriptor, value in more.ListFields():
-        name = descriptor.name
-        if descriptor.message_type is not None:
-            _add(getattr(total, name), value)
-        elif isinstance(value, bool):
-            setattr(total, name, True)
-        elif isinstance(value, int):
-            setattr(total, name, getattr(total, name) + value)
-        else:
-            setattr(total, name, value)
 
 
 def _form(spec: ChatSpec) -> tuple[Schema | None, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dragoman.v1.message_pb2 import Citation
+from dragoman_server.providers.json_values import string
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ def recited(metadata: dict[str, Any], text: str) -> list[Citation]:
     for source in _objects(metadata.get("citationSources") or metadata.get("citations")):
         start, end = _range(source, text)
         found.append(
-            Citation(url=_text(source.get("uri")), title=_text(source.get("title")), start_index=start, end_index=end)
+            Citation(url=string(source.get("uri")), title=string(source.get("title")), start_index=start, end_index=end)
         )
     return found
 
@@ -54,9 +55,9 @@ def _source(chunk: dict[str, Any]) -> Citation:
     source: dict[str, Any] = next((chunk[kind] for kind in _SOURCES if isinstance(chunk.get(kind), dict)), {})
     passage = source.get("text") if "retrievedContext" in chunk else ""
     return Citation(
-        url=_text(source.get("uri") or source.get("sourceUri")),
-        title=_text(source.get("title")),
-        cited_text=_text(passage),
+        url=string(source.get("uri") or source.get("sourceUri")),
+        title=string(source.get("title")),
+        cited_text=string(passage),
     )
 
 
@@ -68,11 +69,11 @@ def _range(segment: dict[str, Any], text: str) -> tuple[int, int]:
         if end <= len(encoded):
             first = len(encoded[:start].decode("utf-8", "ignore"))
             last = len(encoded[:end].decode("utf-8", "ignore"))
-            passage = _text(segment.get("text"))
+            passage = string(segment.get("text"))
             if not passage or text[first:last] == passage:
                 return first, last
     # The bytes are counted within one part of the answer; its text finds the passage all the same.
-    passage = _text(segment.get("text"))
+    passage = string(segment.get("text"))
     at = text.find(passage) if passage else -1
     return (at, at + len(passage)) if at >= 0 else (0, 0)
 
@@ -83,7 +84,3 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

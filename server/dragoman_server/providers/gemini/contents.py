@@ -9,7 +9,8 @@ import orjson
 
 from dragoman.v1.message_pb2 import ImageDetail, Role, ToolKind
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
-from dragoman_server.providers.gemini.values import base64_text, json_object
+from dragoman_server.providers.json_values import base64_text, json_object
+from dragoman_server.providers.signatures import unmarked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         ToolCall,
         ToolResult,
     )
-    from dragoman_server.providers.gemini.values import Json
+    from dragoman_server.providers.json_values import Json
 
 _UNSIGNED = "skip_thought_signature_validator"
 """What stands for the signature of a call that another model made, or whose signature the client did not keep."""
@@ -47,19 +48,21 @@ class Conversation(NamedTuple):
     contents: list[Json]
 
 
-class _Names(NamedTuple):
+class _Context(NamedTuple):
     """What the parts of a conversation need to know.
 
     Attributes:
         tools: The name of the tool by the id of its call.
         newest: Whether the model is of the families that check signatures and see images at a resolution of choice.
+        mark: The provider's mark on its signatures.
     """
 
     tools: dict[str, str]
     newest: bool
+    mark: bytes
 
 
-def conversation(messages: Iterable[Message], *, newest: bool) -> Conversation:
+def conversation(messages: Iterable[Message], mark: bytes, *, newest: bool) -> Conversation:
     """Returns the conversation in the words of the API.
 
     Instructions come together in the system instruction, wherever they stand. Messages of one speaker in a row become
@@ -67,6 +70,7 @@ def conversation(messages: Iterable[Message], *, newest: bool) -> Conversation:
 
     Args:
         messages: The conversation.
+        mark: The provider's mark on its signatures.
         newest: Whether the model is of a family that thinks in levels.
 
     Raises:
@@ -75,7 +79,7 @@ def conversation(messages: Iterable[Message], *, newest: bool) -> Conversation:
     """
     system: list[Json] = []
     contents: list[Json] = []
-    names = _Names({}, newest)
+    context = _Context({}, newest, mark)
     last_role = Role.ROLE_UNSPECIFIED
     for index, message in enumerate(messages):
         field = f"messages[{index}]"
@@ -83,7 +87,7 @@ def conversation(messages: Iterable[Message], *, newest: bool) -> Conversation:
             raise UnsupportedFeature("this provider knows no names of speakers", field=f"{field}.name")
         parts: list[Json] = []
         for at, part in enumerate(message.parts):
-            parts += _parts(message.role, part, f"{field}.parts[{at}]", names)
+            parts += _parts(message.role, part, f"{field}.parts[{at}]", context)
         match message.role:
             case Role.ROLE_SYSTEM | Role.ROLE_DEVELOPER:
                 system += parts
@@ -91,6 +95,8 @@ def conversation(messages: Iterable[Message], *, newest: bool) -> Conversation:
             case Role.ROLE_USER | Role.ROLE_TOOL:
                 speaker = "user"
             case Role.ROLE_ASSISTANT:
+                if not parts:  # it had nothing but what another provider hides
+                    continue
                 speaker = "model"
                 if newest:
                     _stand_in(parts)
@@ -111,7 +117,7 @@ def _stand_in(parts: list[Json]) -> None:
         calls[0]["thoughtSignature"] = _UNSIGNED
 
 
-def _parts(role: int, part: Part, field: str, names: _Names) -> list[Json]:
+def _parts(role: int, part: Part, field: str, context: _Context) -> list[Json]:
     """Returns what a part of a message becomes."""
     if part.HasField("cache_breakpoint"):
         raise UnsupportedFeature("this provider caches prefixes by itself", field=f"{field}.cache_breakpoint")
@@ -120,43 +126,47 @@ def _parts(role: int, part: Part, field: str, names: _Names) -> list[Json]:
         return [{"text": part.text.text}]
     match role, kind:
         case Role.ROLE_USER, "image" | "audio" | "file":
-            return [_media(part, field, names)]
+            return [_media(part, field, context)]
         case Role.ROLE_ASSISTANT, "image" | "file":
-            return [_media(part, field, names)]
+            return [_media(part, field, context)]
         case Role.ROLE_ASSISTANT, "reasoning":
-            return _reasoning(part.reasoning, field)
+            return _reasoning(part.reasoning, context.mark)
         case Role.ROLE_ASSISTANT, "refusal":
             return [{"text": part.refusal.text}]  # to this model it is something that it said
         case Role.ROLE_ASSISTANT, "tool_call":
-            names.tools[part.tool_call.id] = part.tool_call.name
-            return [_call(part.tool_call, f"{field}.tool_call")]
+            context.tools[part.tool_call.id] = part.tool_call.name
+            return [_call(part.tool_call, f"{field}.tool_call", context.mark)]
         case Role.ROLE_TOOL, "tool_result":
-            return [_result(part.tool_result, f"{field}.tool_result", names)]
+            return [_result(part.tool_result, f"{field}.tool_result", context)]
     raise UnsupportedFeature(f"a part of kind {kind} cannot stand here", field=field)
 
 
-def _reasoning(reasoning: ReasoningPart, field: str) -> list[Json]:
-    """Returns thoughts; a signature alone belongs to a part without text, which is how the API sends it."""
-    if reasoning.redacted:
-        raise UnsupportedFeature("hidden thoughts can be read only by who hid them", field=field)
+def _reasoning(reasoning: ReasoningPart, mark: bytes) -> list[Json]:
+    """Returns thoughts; a signature alone belongs to a part without text, which is how the API sends it.
+
+    This provider hides no thoughts: hidden ones are another's, and only that one can read them.
+    """
+    signature = unmarked(reasoning.signature, mark)
+    if reasoning.redacted or not (reasoning.text or signature):
+        return []
     written: Json = {"text": reasoning.text}
     if reasoning.text:
         written["thought"] = True
-    if reasoning.signature:
-        written["thoughtSignature"] = base64_text(reasoning.signature)
-    return [written] if reasoning.text or reasoning.signature else []
+    if signature:
+        written["thoughtSignature"] = base64_text(signature)
+    return [written]
 
 
 # Media
 
 
-def _media(part: Part, field: str, names: _Names) -> Json:
+def _media(part: Part, field: str, context: _Context) -> Json:
     match part.WhichOneof("kind"):
         case "image":
             written = _image(part.image)
             if part.image.detail not in (ImageDetail.IMAGE_DETAIL_UNSPECIFIED, ImageDetail.IMAGE_DETAIL_AUTO):
                 level = _RESOLUTIONS.get(part.image.detail)
-                if level is None or not names.newest:
+                if level is None or not context.newest:
                     raise UnsupportedFeature("the model cannot look so closely", field=f"{field}.image.detail")
                 written["mediaResolution"] = {"level": level}
             return written
@@ -209,7 +219,7 @@ def _by_address(media_type: str, address: str) -> Json:
 # Tools
 
 
-def _call(call: ToolCall, field: str) -> Json:
+def _call(call: ToolCall, field: str, mark: bytes) -> Json:
     if call.kind == ToolKind.TOOL_KIND_CUSTOM:
         raise UnsupportedFeature("this provider knows no tools with free text", field=field)
     function: Json = {"id": call.id, "name": call.name, "args": {}}
@@ -217,13 +227,13 @@ def _call(call: ToolCall, field: str) -> Json:
         json_object(call.arguments, f"{field}.arguments")
         function["args"] = orjson.Fragment(call.arguments)
     written: Json = {"functionCall": function}
-    if call.signature:
-        written["thoughtSignature"] = base64_text(call.signature)
+    if signature := unmarked(call.signature, mark):
+        written["thoughtSignature"] = base64_text(signature)
     return written
 
 
-def _result(result: ToolResult, field: str, names: _Names) -> Json:
-    name = names.tools.get(result.call_id)
+def _result(result: ToolResult, field: str, context: _Context) -> Json:
+    name = context.tools.get(result.call_id)
     if name is None:
         raise InvalidRequest("the result answers no call of this conversation", field=f"{field}.call_id")
     texts: list[str] = []
@@ -232,7 +242,7 @@ def _result(result: ToolResult, field: str, names: _Names) -> Json:
         if part.HasField("text"):
             texts.append(part.text.text)
         else:
-            media.append(_media(part, f"{field}.parts[{at}]", names))
+            media.append(_media(part, f"{field}.parts[{at}]", context))
     response: Json = {"id": result.call_id, "name": name, "response": _response(texts, is_error=result.is_error)}
     if media:
         response["parts"] = media

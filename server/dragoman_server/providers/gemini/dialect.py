@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 _COLLECTIONS = ("models/", "tunedModels/")
 """Beginnings of a model's name that already say where it is."""
 
+_VERSION = re.compile(r"/v\d")
 
-def _encode(request: GenerationRequest, quirks: Quirks) -> Call:
+
+def _encode(request: GenerationRequest, quirks: Quirks, mark: bytes) -> Call:
     method = "streamGenerateContent?alt=sse" if request.incremental else "generateContent"
-    return Call(f"/{_resource(request.model)}:{method}", encode_request(request, quirks))
+    return Call(f"/{_resource(request.model)}:{method}", encode_request(request, quirks, mark))
 
 
 def _resource(model: str) -> str:
@@ -32,8 +35,13 @@ def _resource(model: str) -> str:
     return quote(name, safe="/@-._~")
 
 
-def _reader(request: GenerationRequest) -> ResponseReader:
-    return ResponseReader(request.choice_index)
+def _reader(request: GenerationRequest, mark: bytes) -> ResponseReader:
+    return ResponseReader(request.choice_index, mark)
+
+
+def _full_path(path: str) -> str:
+    """The API has several versions, and clouds put more behind them than models."""
+    return path if _VERSION.search(path) else f"{path}/v1beta"
 
 
 DIALECT = Dialect(
@@ -44,4 +52,5 @@ DIALECT = Dialect(
     reader=_reader,
     failure_of_status=failure_of_status,
     embeddings=embedding_dialect(_resource),
+    full_path=_full_path,
 )

@@ -13,10 +13,11 @@ import orjson
 from dragoman.v1.sampling_pb2 import Modality
 from dragoman.v1.tool_pb2 import ToolMode
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.providers.base import FOR_THE_SERVER
 from dragoman_server.providers.gemini.contents import conversation
 from dragoman_server.providers.gemini.schema import NotFollowed, strict_schema
 from dragoman_server.providers.gemini.thinking import family_of, thinking_config
-from dragoman_server.providers.gemini.values import json_object
+from dragoman_server.providers.json_values import json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from dragoman.v1.sampling_pb2 import AudioOutput, JsonSchemaFormat, ResponseFormat, Sampling
     from dragoman.v1.tool_pb2 import FunctionTool, NamedTool, Tool, ToolChoice
     from dragoman_server.providers.base import GenerationRequest
-    from dragoman_server.providers.gemini.values import Json
+    from dragoman_server.providers.json_values import Json
     from dragoman_server.providers.vendors import Quirks
 
 _MAX_STOP_TEXTS = 5
@@ -38,24 +39,31 @@ class _Draft(NamedTuple):
     Attributes:
         model: The model.
         unsupported: Fields that the server does not know.
+        mark: The provider's mark on its signatures.
         body: The request.
         config: Its `generationConfig`.
     """
 
     model: str
     unsupported: frozenset[str]
+    mark: bytes
     body: Json
     config: Json
 
 
-def encode_request(request: GenerationRequest, quirks: Quirks) -> bytes:
+def encode_request(request: GenerationRequest, quirks: Quirks, mark: bytes) -> bytes:
     """Returns the body of the request.
+
+    Args:
+        request: What is asked for.
+        quirks: How the server departs from the API.
+        mark: The provider's mark on its signatures.
 
     Raises:
         UnsupportedFeature: If the dialect, the server or the model has no word for something that is asked for.
         InvalidRequest: If JSON text within the request is not JSON.
     """
-    draft = _Draft(request.model, quirks.unsupported, {}, {})
+    draft = _Draft(request.model, quirks.unsupported, mark, {}, {})
     for descriptor, value in request.spec.ListFields():
         writer = FIELDS.get(descriptor.name)
         if writer is None or descriptor.name in quirks.unsupported:
@@ -73,7 +81,7 @@ def _no_word(field: str) -> UnsupportedFeature:
 
 
 def _write_messages(draft: _Draft, messages: Iterable[Message]) -> None:
-    system, contents = conversation(messages, newest=family_of(draft.model).levels)
+    system, contents = conversation(messages, draft.mark, newest=family_of(draft.model).levels)
     if system:
         draft.body["systemInstruction"] = {"parts": system}
     draft.body["contents"] = contents
@@ -276,11 +284,11 @@ def _write_store(draft: _Draft, store: bool) -> None:
 
 
 def _skip(draft: _Draft, value: Any) -> None:
-    """For what the server itself has used, and what is written together with other fields."""
+    """For what is for this server, and what is written together with other fields."""
 
 
 FIELDS: Mapping[str, Callable[[_Draft, Any], None]] = {
-    **dict.fromkeys(("model", "task_profile", "upstream"), _skip),
+    **dict.fromkeys(FOR_THE_SERVER, _skip),
     **dict.fromkeys(("reasoning_effort", "reasoning_budget_tokens", "include_reasoning"), _skip),  # thinking.py
     "messages": _write_messages,
     "sampling": _write_sampling,

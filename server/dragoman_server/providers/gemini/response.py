@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from binascii import Error as Base64Error
-from binascii import a2b_base64
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -13,15 +11,17 @@ from dragoman.v1.event_pb2 import FinishReason, TokenLogprob, TopLogprob
 from dragoman.v1.message_pb2 import TOOL_KIND_FUNCTION
 from dragoman_server.errors import ProviderError
 from dragoman_server.ids import new_id
-from dragoman_server.providers.failures import failure_of_error, sanitized
+from dragoman_server.providers.failures import broken, failure_of_error, sanitized
 from dragoman_server.providers.gemini.citations import grounding_citations, recited
 from dragoman_server.providers.gemini.usage import usage_of
+from dragoman_server.providers.json_values import answer_value, bytes_of
 from dragoman_server.providers.sse import NamedEvent, SseDecoder, SseFrameTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from dragoman.v1.message_pb2 import Citation
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import EventBatch
 
 _STOP = FinishReason.FINISH_REASON_STOP
@@ -47,8 +47,6 @@ _FAILED_FINISH: Mapping[str, tuple[Reason, bool]] = {
 """Finish reasons that say that the answer is not finished, with the reason, and whether another try may help. Those not
 listed are mishaps of the model, for example MALFORMED_FUNCTION_CALL."""
 
-_URL_SAFE = str.maketrans("-_", "+/")
-
 _METADATA = frozenset({"thought", "thoughtSignature", "partMetadata", "videoMetadata", "mediaResolution"})
 """Keys of a part that are not its content."""
 
@@ -61,10 +59,12 @@ class ResponseReader:
 
     Args:
         choice_index: The index that the events carry.
+        mark: The provider's mark on its signatures.
     """
 
-    def __init__(self, choice_index: int) -> None:
+    def __init__(self, choice_index: int, mark: bytes) -> None:
         self._choice_index = choice_index
+        self._mark = mark
         self._decoder = SseDecoder()
         self._texts: list[str] = []
         self._call_ids: list[str] = []
@@ -75,7 +75,12 @@ class ResponseReader:
         self.done = False
         """Whether the stream said that it is complete. The API does not: its streams just end."""
 
-    def read_text(self, data: bytes) -> EventBatch | None:
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has told of its consumption; None if nothing."""
+        return None if self._usage is None else usage_of(self._usage)
+
+    def read_text(self, data: bytes) -> str | None:
         """Returns None: `read_stream` is the one way."""
         return None
 
@@ -88,7 +93,7 @@ class ResponseReader:
         try:
             frames = self._decoder.feed(data)
         except SseFrameTooLarge as error:
-            raise _broken(str(error)) from error
+            raise broken(str(error)) from error
         for frame in frames:
             self._read_frame(frame, batch)
         return bool(frames)
@@ -109,7 +114,7 @@ class ResponseReader:
         Raises:
             ProviderError: If the provider reports a failure, or the answer makes no sense or is not finished.
         """
-        answer = _parsed(data)
+        answer = answer_value(data)
         for chunk in answer if isinstance(answer, list) else (answer,):
             self._read_chunk(chunk, batch)
         self._end(batch)
@@ -120,13 +125,13 @@ class ResponseReader:
         if isinstance(frame, NamedEvent):
             frame = frame.data
         if frame and frame != b"[DONE]":  # gateways in between add this end
-            self._read_chunk(_parsed(frame), batch)
+            self._read_chunk(answer_value(frame), batch)
 
     def _read_chunk(self, chunk: Any, batch: EventBatch) -> None:
         if type(chunk) is list and len(chunk) == 1:
             chunk = chunk[0]
         if type(chunk) is not dict:
-            raise _broken("a chunk is not an object")
+            raise broken("a chunk is not an object")
         if chunk.get("error"):
             raise failure_of_error(chunk["error"])
         usage = chunk.get("usageMetadata")
@@ -135,7 +140,7 @@ class ResponseReader:
         candidates = chunk.get("candidates")
         if candidates:
             if type(candidates) is not list or type(candidates[0]) is not dict:
-                raise _broken("the candidates are not a list of objects")
+                raise broken("the candidates are not a list of objects")
             self._read_candidate(candidates[0], batch)  # one was asked for
         elif feedback := chunk.get("promptFeedback"):
             _refuse_blocked(feedback)
@@ -150,7 +155,7 @@ class ResponseReader:
                 for part in parts:
                     self._read_part(part, batch)
             elif parts is not None:
-                raise _broken("the parts are not a list")
+                raise broken("the parts are not a list")
         if logprobs:
             self._add_logprobs(logprobs, batch, first)
         if grounding := candidate.get("groundingMetadata"):
@@ -162,7 +167,7 @@ class ResponseReader:
 
     def _read_part(self, part: Any, batch: EventBatch) -> None:
         if type(part) is not dict:
-            raise _broken("a part is not an object")
+            raise broken("a part is not an object")
         text = part.get("text")
         if type(text) is str:
             if part.get("thought"):
@@ -181,7 +186,7 @@ class ResponseReader:
         elif isinstance(blob := part.get("inlineData"), dict) and str(blob.get("mimeType")).startswith("audio/"):
             sound = batch.events.add().audio_delta
             sound.choice_index = self._choice_index
-            sound.data = _bytes(blob.get("data"), "sound")
+            sound.data = bytes_of(blob.get("data"), "sound")
         elif unknown := part.keys() - _METADATA:
             raise ProviderError(
                 f"the answer has a part that cannot be handed on: {sanitized(', '.join(sorted(unknown)))}",
@@ -198,13 +203,13 @@ class ResponseReader:
         event.choice_index = self._choice_index
         event.text = text
         if signature:
-            event.signature = _bytes(signature, "signature")
+            event.signature = self._mark + bytes_of(signature, "signature")
 
     def _add_call(self, call: dict[str, Any], signature: Any, batch: EventBatch) -> None:
         """Adds a call, which always comes whole."""
         name, arguments, call_id = call.get("name"), call.get("args"), call.get("id")
         if not isinstance(name, str) or not name:
-            raise _broken("a function call has no name")
+            raise broken("a function call has no name")
         if not isinstance(call_id, str) or not call_id or call_id in self._call_ids:
             call_id = new_id("call")
         call_index = len(self._call_ids)
@@ -216,7 +221,7 @@ class ResponseReader:
         started.name = name
         started.tool_kind = TOOL_KIND_FUNCTION
         if signature:
-            started.signature = _bytes(signature, "signature")
+            started.signature = self._mark + bytes_of(signature, "signature")
         delta = batch.events.add().tool_call_arguments_delta
         delta.choice_index = self._choice_index
         delta.call_index = call_index
@@ -255,7 +260,7 @@ class ResponseReader:
 
     def _end(self, batch: EventBatch) -> None:
         if self._finish is None:
-            raise _broken("it ended without a finish reason")
+            raise broken("it ended without a finish reason")
         if citations := self._citations():
             delta = batch.events.add().text_delta
             delta.choice_index = self._choice_index
@@ -263,8 +268,8 @@ class ResponseReader:
         finished = batch.events.add().choice_finished
         finished.choice_index = self._choice_index
         finished.finish_reason = _TOOL_CALLS if self._finish == _STOP and self._call_ids else self._finish
-        if self._usage is not None:
-            batch.events.add().usage_reported.last_call.CopyFrom(usage_of(self._usage))
+        if (usage := self.usage) is not None:
+            batch.events.add().usage_reported.last_call.CopyFrom(usage)
 
     def _citations(self) -> list[Citation]:
         if self._grounding is None and not self._recitations:
@@ -293,10 +298,10 @@ def _logprobs(reported: Any) -> Iterator[TokenLogprob]:
     chosen = reported.get("chosenCandidates") if isinstance(reported, dict) else None
     likeliest = reported.get("topCandidates") if isinstance(reported, dict) else None
     if not isinstance(chosen, list) or not isinstance(likeliest, list | None):
-        raise _broken("the log probabilities are not lists")
+        raise broken("the log probabilities are not lists")
     for at, entry in enumerate(chosen):
         if not isinstance(entry, dict):
-            raise _broken("a log probability is not an object")
+            raise broken("a log probability is not an object")
         token, logprob, token_bytes = _token(entry)
         top = likeliest[at] if likeliest and at < len(likeliest) else None
         yield TokenLogprob(token=token, logprob=logprob, token_bytes=token_bytes, top=_top(top))
@@ -316,25 +321,5 @@ def _token(entry: dict[str, Any]) -> tuple[str, float, bytes]:
     token = token if isinstance(token, str) else ""
     logprob = entry.get("logProbability", 0)
     if not isinstance(logprob, int | float):
-        raise _broken("a log probability is not a number")
+        raise broken("a log probability is not a number")
     return token, float(logprob), b"" if "\ufffd" in token else token.encode()
-
-
-def _bytes(value: Any, what: str) -> bytes:
-    """Returns bytes, which this JSON may have in either alphabet of base64, with or without padding."""
-    text = value.translate(_URL_SAFE) if isinstance(value, str) else ""
-    try:
-        return a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
-    except (ValueError, Base64Error) as error:
-        raise _broken(f"the {what} is not base64: {error}") from error
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise _broken(f"it is not JSON: {error}") from error
-
-
-def _broken(message: str) -> ProviderError:
-    return ProviderError(f"the provider's answer makes no sense: {message}", reason=Reason.PROVIDER_PROTOCOL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dragoman_server.providers.gemini.values import Json
+    from dragoman_server.providers.json_values import Json
 
 _MAX_DEPTH = 100
 

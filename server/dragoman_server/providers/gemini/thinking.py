@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dragoman.v1.run_pb2 import ChatSpec
-    from dragoman_server.providers.gemini.values import Json
+    from dragoman_server.providers.json_values import Json
 
 _NONE = ReasoningEffort.REASONING_EFFORT_NONE
 _MINIMAL = ReasoningEffort.REASONING_EFFORT_MINIMAL
@@ -44,19 +44,19 @@ class Family(NamedTuple):
 
 _BUDGETS: Mapping[int, int | str] = {_MINIMAL: 1024, _LOW: 1024, _MEDIUM: 8192, _HIGH: 24_576}
 _LEVELS: Mapping[int, int | str] = {
-    _MINIMAL: "MINIMAL",
+    _MINIMAL: "LOW",
     _LOW: "LOW",
     _MEDIUM: "MEDIUM",
     _HIGH: "HIGH",
-    _XHIGH: "XHIGH",
-    _MAX: "HIGH",  # the highest that every model knows
+    _XHIGH: "HIGH",
+    _MAX: "HIGH",
 }
 
 FAMILIES = (
     Family(re.compile(r"gemini-(?:1|2\.0)|gemma-[123]\b"), {}),
     Family(re.compile(r"gemini-2\.5-pro"), {**_BUDGETS, _XHIGH: 32_768, _MAX: 32_768}),
     Family(re.compile(r"gemini-2\.5|robotics-er-1\.5"), {**_BUDGETS, _NONE: 0, _XHIGH: 24_576, _MAX: 24_576}),
-    Family(re.compile(r"gemini-3[.\d]*-pro"), {**_LEVELS, _MINIMAL: "LOW"}, levels=True),
+    Family(re.compile(r"gemini-3(?:\.[0-6])?-flash"), {**_LEVELS, _MINIMAL: "MINIMAL"}, levels=True),
     Family(re.compile(r""), _LEVELS, levels=True),  # what is new is like the newest
 )
 

@@ -11,6 +11,7 @@ import orjson
 from dragoman.reasons import Reason
 from dragoman_server.errors import DragomanError, ProviderError, Unavailable
 from dragoman_server.providers.base import EventBatch
+from dragoman_server.providers.failures import reported
 from dragoman_server.providers.litellm_library import library
 from dragoman_server.providers.litellm_library.failures import failure_of
 from dragoman_server.providers.litellm_library.request import arguments_of
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from dragoman.v1.catalog_service_pb2 import Model
     from dragoman.v1.failure_pb2 import Failure
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import GenerationRequest, GenerationSink
-    from dragoman_server.providers.remote import ResponseReader
     from dragoman_server.settings import ProviderSettings
 
 
@@ -88,6 +89,8 @@ class LiteLLMProvider:
             "max_retries": 0,  # routing tries again, and elsewhere
             "num_retries": 0,
             "timeout": settings.total_timeout,
+            # With tools, it otherwise looks for those that it would call by itself, which takes a package of its proxy.
+            "_skip_mcp_handler": True,
         }
         if settings.api_key is not None:
             options["api_key"] = settings.api_key.get_secret_value()
@@ -99,11 +102,7 @@ class LiteLLMProvider:
 
     def report(self, error: DragomanError) -> Failure:
         """Returns the failure as clients see it: it names the provider, and none of its secrets."""
-        failure = error.to_failure()
-        failure.metadata["provider"] = self.name
-        for secret in self._secrets:
-            failure.message = failure.message.replace(secret, "[secret]")
-        return failure
+        return reported(error, self.name, self._secrets)
 
 
 class _Generation:
@@ -116,8 +115,8 @@ class _Generation:
         self._sink = sink
         self._resumed: asyncio.Event | None = None
         self._answering = False
-        reader = DIALECT.reader(request)
-        self.task = asyncio.get_running_loop().create_task(self._run(arguments, reader, stream=request.incremental))
+        self._reader = DIALECT.reader(request, b"")
+        self.task = asyncio.get_running_loop().create_task(self._run(arguments, stream=request.incremental))
         self.task.add_done_callback(self._ended)
 
     def cancel(self) -> None:
@@ -135,11 +134,16 @@ class _Generation:
             self._resumed.set()
             self._resumed = None
 
-    async def _run(self, arguments: dict[str, Any], reader: ResponseReader, *, stream: bool) -> Failure | None:
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What the vendor has told of its consumption; None if nothing."""
+        return self._reader.usage
+
+    async def _run(self, arguments: dict[str, Any], *, stream: bool) -> Failure | None:
         """Makes the call, and returns the failure that it ends with, if any."""
         try:
             async with asyncio.timeout(self._provider.settings.total_timeout):
-                await self._answer(arguments, reader, stream=stream)
+                await self._answer(arguments, stream=stream)
         except ProviderError as error:
             return self._provider.report(error)
         except TimeoutError:
@@ -148,7 +152,7 @@ class _Generation:
             return self._provider.report(failure_of(error, answering=self._answering))
         return None
 
-    async def _answer(self, arguments: dict[str, Any], reader: ResponseReader, *, stream: bool) -> None:
+    async def _answer(self, arguments: dict[str, Any], *, stream: bool) -> None:
         provider = self._provider
         limits = provider.settings
         call = provider.library.acompletion(**arguments, **provider.call_options())
@@ -159,7 +163,7 @@ class _Generation:
             written = answer.model_dump(exclude_none=True)
             if not written.get("usage", {}).get("total_tokens"):
                 written.pop("usage", None)  # the library has zeros where nothing was reported
-            reader.read_whole(orjson.dumps(written), batch)
+            self._reader.read_whole(orjson.dumps(written), batch)
             self._sink.on_events(batch)
             return
         async with aclosing(answer):
@@ -169,7 +173,7 @@ class _Generation:
                 if "usage" in written and not _was_metered(answer):
                     del written["usage"]
                 # The chunks are those of the dialect: written as it sends them, its reader makes events of them.
-                self._read(b"data: %b\n\n" % orjson.dumps(written), reader)
+                self._read(b"data: %b\n\n" % orjson.dumps(written))
                 if self.task.cancelling():
                     await asyncio.sleep(0)  # what is there already is handed out without a wait in which to stop
                 wait = limits.idle_timeout
@@ -177,14 +181,14 @@ class _Generation:
                     await self._resumed.wait()
             if not _was_finished(answer):
                 raise ProviderError("the answer ended without a finish reason", reason=Reason.PROVIDER_PROTOCOL)
-        self._read(b"data: [DONE]\n\n", reader, last=True)
+        self._read(b"data: [DONE]\n\n", last=True)
 
-    def _read(self, data: bytes, reader: ResponseReader, *, last: bool = False) -> None:
+    def _read(self, data: bytes, *, last: bool = False) -> None:
         batch = EventBatch()
         try:
-            reader.read_stream(data, batch)
+            self._reader.read_stream(data, batch)
             if last:
-                reader.end_stream(batch)
+                self._reader.end_stream(batch)
         finally:
             if batch.events:
                 self._sink.on_events(batch)

@@ -41,7 +41,7 @@ def arguments_of(request: GenerationRequest, library: Any) -> dict[str, Any]:
         InvalidRequest: If JSON text within the request is not JSON.
     """
     _check(request.spec)
-    arguments: dict[str, Any] = orjson.loads(DIALECT.encode(request, _QUIRKS).body)
+    arguments: dict[str, Any] = orjson.loads(DIALECT.encode(request, _QUIRKS, b"").body)
     supported = library.get_supported_openai_params(request.model)
     if supported is not None:
         known = library.OPENAI_CHAT_COMPLETION_PARAMS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FinishReason, RunEvent
 from dragoman.v1.run_service_pb2 import StreamRunResponse as EventBatch
+from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import (
     ContextLengthExceeded,
     DragomanError,
@@ -40,6 +41,8 @@ class ChunkReader:
         self._top_logprobs = top_logprobs
         self.finished = False
         """Whether a finish reason came: an answer without one was cut off."""
+        self.usage: Usage | None = None
+        """What is known of the consumption before the end: the length of the prompt."""
 
     def read(self, chunk: Mapping[str, Any]) -> EventBatch | None:
         """Returns the events of a chunk, None if it has none.
@@ -49,6 +52,8 @@ class ChunkReader:
         """
         if error := chunk.get("error"):
             raise failure_of(error)
+        if (progress := chunk.get("prompt_progress")) and self.usage is None:
+            self.usage = Usage(input_tokens=progress["total"])
         batch = EventBatch()
         for choice in chunk["choices"]:
             self._read_choice(choice, chunk, batch)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import EventBatch, GenerationSink
     from dragoman_server.providers.llamacpp.chunks import ChunkReader
 
@@ -150,3 +151,8 @@ class LlamaCppGeneration:
         if self._paused:
             self._paused = False
             self._loop.call_soon(self._deliver)
+
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What llama.cpp has told of its consumption; None if nothing."""
+        return self._reader.usage

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from dragoman_server.providers.vendors import Quirks
 
 
-def _encode(request: GenerationRequest, quirks: Quirks) -> Call:
-    return Call("/chat/completions", encode_request(request, quirks))
+def _encode(request: GenerationRequest, quirks: Quirks, mark: bytes) -> Call:
+    return Call("/chat/completions", encode_request(request, quirks, mark))
 
 
-def _reader(request: GenerationRequest) -> ResponseReader:
-    return ResponseReader(request.choice_index)
+def _reader(request: GenerationRequest, mark: bytes) -> ResponseReader:
+    return ResponseReader(request.choice_index, mark)
 
 
 DIALECT = Dialect(

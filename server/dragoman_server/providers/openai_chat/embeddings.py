@@ -11,10 +11,11 @@ import orjson
 from dragoman.v1.embedding_service_pb2 import Embedding, EmbedResponse
 from dragoman.vectors import embedding_of
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
-from dragoman_server.providers.failures import failure_of_error, failure_of_status
+from dragoman_server.providers.failures import broken, failure_of_error, failure_of_status
+from dragoman_server.providers.json_values import answer_value
 from dragoman_server.providers.openai_chat.usage import usage_of
 from dragoman_server.providers.remote import Call
-from dragoman_server.providers.remote_embeddings import EmbeddingDialect, broken
+from dragoman_server.providers.remote_embeddings import EmbeddingDialect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,10 +56,7 @@ def read(data: bytes, count: int) -> EmbedResponse:
     Raises:
         ProviderError: If it reports a failure, or makes no sense.
     """
-    try:
-        answer = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise broken("it is not JSON") from None
+    answer = answer_value(data)
     if not isinstance(answer, dict) or not isinstance(items := answer.get("data"), list):
         if isinstance(answer, dict) and (error := answer.get("error")):
             raise failure_of_error(error)

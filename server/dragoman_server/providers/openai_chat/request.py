@@ -6,7 +6,6 @@ a new field of the contract can never be dropped in silence.
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -16,17 +15,19 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.sampling_pb2 import Modality, ReasoningEffort, Sampling, Verbosity
 from dragoman.v1.tool_pb2 import GrammarSyntax, ToolMode
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.providers.base import FOR_THE_SERVER
+from dragoman_server.providers.json_values import base64_text, json_fragment
+from dragoman_server.providers.signatures import unmarked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from dragoman.v1.message_pb2 import AudioPart, FilePart, ImagePart, Message, Part, ToolCall
     from dragoman.v1.sampling_pb2 import AudioOutput, Prediction, ResponseFormat
     from dragoman.v1.tool_pb2 import Grammar, NamedTool, Tool, ToolChoice
     from dragoman_server.providers.base import GenerationRequest
+    from dragoman_server.providers.json_values import Json
     from dragoman_server.providers.vendors import Quirks
-
-    Json = dict[str, Any]
 
 _ROLES: Mapping[int, str] = {
     Role.ROLE_SYSTEM: "system",
@@ -37,17 +38,22 @@ _ROLES: Mapping[int, str] = {
 }
 
 
-def encode_request(request: GenerationRequest, quirks: Quirks) -> bytes:
+def encode_request(request: GenerationRequest, quirks: Quirks, mark: bytes) -> bytes:
     """Returns the body of the request.
+
+    Args:
+        request: What is asked for.
+        quirks: How the server departs from the dialect.
+        mark: The provider's mark on its signatures; empty if it takes none.
 
     Raises:
         UnsupportedFeature: If the dialect or the server has no word for something that is asked for.
         InvalidRequest: If JSON text within the request is not JSON.
     """
-    return orjson.dumps(request_body(request, quirks))
+    return orjson.dumps(request_body(request, quirks, mark))
 
 
-def request_body(request: GenerationRequest, quirks: Quirks) -> Json:
+def request_body(request: GenerationRequest, quirks: Quirks, mark: bytes) -> Json:
     """Returns the body of the request, before it becomes JSON; see `encode_request`."""
     body: Json = {"model": request.model}
     unsupported = quirks.unsupported
@@ -57,13 +63,18 @@ def request_body(request: GenerationRequest, quirks: Quirks) -> Json:
             _refuse(descriptor.name, value, unsupported)
         if writer is None:
             raise UnsupportedFeature(f"{descriptor.name} cannot be handed over to this provider", field=descriptor.name)
-        writer(body, value)
+        if writer is _write_messages:
+            _write_messages(body, value, mark)
+        else:
+            writer(body, value)
     if quirks.departs:
         _apply(quirks, body)
     if request.incremental:
         body["stream"] = True
         if quirks.stream_usage:
             body["stream_options"] = {"include_usage": True}
+            if quirks.obfuscates:
+                body["stream_options"]["include_obfuscation"] = False
     return body
 
 
@@ -81,16 +92,30 @@ def _apply(quirks: Quirks, body: Json) -> None:
     for name, theirs in (("max_tokens", quirks.max_tokens_field), ("seed", quirks.seed_field)):
         if theirs != name and name in body:
             body[theirs] = body.pop(name)
-    if not quirks.developer_role:
-        for message in body["messages"]:
-            if message["role"] == "developer":
-                message["role"] = "system"
+    if not quirks.developer_role or quirks.thoughts_field != _THOUGHTS:
+        body["messages"] = list(_in_their_words(quirks, body.get("messages", ())))
+
+
+def _in_their_words(quirks: Quirks, messages: Iterable[Json]) -> Iterator[Json]:
+    for message in messages:
+        if message["role"] == "developer" and not quirks.developer_role:
+            message["role"] = "system"
+        elif quirks.thoughts_field != _THOUGHTS and _THOUGHTS in message:
+            thoughts = message.pop(_THOUGHTS)
+            if quirks.thoughts_field:
+                message[quirks.thoughts_field] = thoughts
+            elif not _says_something(message):
+                continue
+        yield message
 
 
 # Messages
 
+_THOUGHTS = "reasoning_content"
+"""Where thoughts of the past stand in a message: a de-facto extension of the dialect."""
 
-def _write_messages(body: Json, messages: Sequence[Message]) -> None:
+
+def _write_messages(body: Json, messages: Sequence[Message], mark: bytes = b"") -> None:
     written: list[Json] = []
     for index, message in enumerate(messages[:]):  # lists: cheaper than to ask a field for each of its items
         parts = message.parts[:]
@@ -107,21 +132,27 @@ def _write_messages(body: Json, messages: Sequence[Message]) -> None:
         if part is not None and part.WhichOneof("kind") == "text" and not part.HasField("cache_breakpoint"):
             entry["content"] = part.text.text
         else:
-            _write_parts(entry, parts, f"messages[{index}].parts")
+            _write_parts(entry, parts, f"messages[{index}].parts", mark)
+            if not _says_something(entry):
+                continue
         written.append(entry)
     body["messages"] = written
 
 
-def _write_parts(entry: Json, parts: Iterable[Part], field: str) -> None:
+def _says_something(message: Json) -> bool:
+    """Whether a message is more than its role: one of nothing but thoughts may have lost them on the way."""
+    return message["content"] is not None or not message.keys() <= {"role", "name", "content"}
+
+
+def _write_parts(entry: Json, parts: Iterable[Part], field: str, mark: bytes) -> None:
     content: list[Json] = []
     for index, part in enumerate(parts):
         match part.WhichOneof("kind"):
             case "tool_call":
-                entry.setdefault("tool_calls", []).append(_tool_call(part.tool_call))
-            case (
-                "reasoning"
-            ):  # a de-facto extension; signatures belong to providers that issue them, this dialect has none
-                entry["reasoning_content"] = entry.get("reasoning_content", "") + part.reasoning.text
+                entry.setdefault("tool_calls", []).append(_tool_call(part.tool_call, mark))
+            case "reasoning":
+                if part.reasoning.text:  # the dialect has neither signed nor hidden thoughts
+                    entry[_THOUGHTS] = entry.get(_THOUGHTS, "") + part.reasoning.text
             case "refusal":
                 content.append({"type": "refusal", "refusal": part.refusal.text})
             case "audio" if part.audio.audio_id:
@@ -168,7 +199,7 @@ def _image(image: ImagePart) -> Json:
 
 
 def _audio(audio: AudioPart) -> Json:
-    return {"data": _base64(audio.data), "format": audio.format}
+    return {"data": base64_text(audio.data), "format": audio.format}
 
 
 def _file(file: FilePart, field: str) -> Json:
@@ -185,10 +216,13 @@ def _file(file: FilePart, field: str) -> Json:
     return written
 
 
-def _tool_call(call: ToolCall) -> Json:
+def _tool_call(call: ToolCall, mark: bytes) -> Json:
     if call.kind == ToolKind.TOOL_KIND_CUSTOM:
         return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    written: Json = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    if mark and (signature := unmarked(call.signature, mark)):  # Google's extension of the dialect
+        written["extra_content"] = {"google": {"thought_signature": base64_text(signature)}}
+    return written
 
 
 def _tool_messages(parts: Iterable[Part], message_index: int) -> list[Json]:
@@ -249,7 +283,7 @@ def _write_response_format(body: Json, response_format: ResponseFormat) -> None:
             if schema.description:
                 written["description"] = schema.description
             if schema.schema_json:
-                written["schema"] = _fragment(schema.schema_json, "response_format.json_schema.schema_json")
+                written["schema"] = json_fragment(schema.schema_json, "response_format.json_schema.schema_json")
             if schema.HasField("strict"):
                 written["strict"] = schema.strict
             body["response_format"] = {"type": "json_schema", "json_schema": written}
@@ -284,7 +318,9 @@ def _tool(tool: Tool, field: str) -> Json:
             if tool.function.description:
                 function["description"] = tool.function.description
             if tool.function.parameters_json:
-                function["parameters"] = _fragment(tool.function.parameters_json, f"{field}.function.parameters_json")
+                function["parameters"] = json_fragment(
+                    tool.function.parameters_json, f"{field}.function.parameters_json"
+                )
             if tool.function.HasField("strict"):
                 function["strict"] = tool.function.strict
             return {"type": "function", "function": function}
@@ -339,29 +375,12 @@ def _prefix(enum_name: str) -> str:
     return "".join(f"_{letter}" if letter.isupper() else letter for letter in enum_name)[1:].upper() + "_"
 
 
-def _fragment(text: str, field: str) -> orjson.Fragment:
-    """Returns JSON text to be written as it is.
-
-    Raises:
-        InvalidRequest: If it is not JSON.
-    """
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"{field} is not JSON: {error}", field=field) from error
-    return orjson.Fragment(text)
-
-
-def _base64(data: bytes) -> str:
-    return b2a_base64(data, newline=False).decode("ascii")
-
-
 def _data_url(media_type: str, data: bytes) -> str:
-    return f"data:{media_type};base64,{_base64(data)}"
+    return f"data:{media_type};base64,{base64_text(data)}"
 
 
 def _skip(body: Json, value: Any) -> None:
-    """Says nothing: the model is the provider's own name, and the rest is for this server."""
+    """Says nothing: the field is for this server."""
 
 
 def _write_include_reasoning(body: Json, included: bool) -> None:
@@ -379,7 +398,7 @@ def _same(name: str) -> Callable[[Json, Any], None]:
 
 def _json(name: str) -> Callable[[Json, Any], None]:
     def write(body: Json, value: str) -> None:
-        body[name] = _fragment(value, f"{name}_json")
+        body[name] = json_fragment(value, f"{name}_json")
 
     return write
 
@@ -396,9 +415,7 @@ def _write_metadata(body: Json, metadata: Mapping[str, str]) -> None:
 
 
 FIELDS: Mapping[str, Callable[[Json, Any], None]] = {
-    "model": _skip,
-    "task_profile": _skip,
-    "upstream": _skip,
+    **dict.fromkeys(FOR_THE_SERVER, _skip),
     "include_reasoning": _write_include_reasoning,
     "messages": _write_messages,
     "sampling": _write_sampling,

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FinishReason, TokenLogprob, TopLogprob
-from dragoman_server.errors import ProviderError
-from dragoman_server.providers.base import EventBatch
-from dragoman_server.providers.failures import failure_of_error
+from dragoman_server.providers.failures import broken, failure_of_error
+from dragoman_server.providers.json_values import answer_object, string
 from dragoman_server.providers.openai_chat.template import TextTemplate
 from dragoman_server.providers.openai_chat.tool_calls import ToolCalls
-from dragoman_server.providers.openai_chat.usage import encode_usage
+from dragoman_server.providers.openai_chat.usage import encode_usage, usage_of
 from dragoman_server.providers.sse import NamedEvent, SseDecoder, SseFrameTooLarge
 from dragoman_server.providers.wire import FINISHED, TEXT_HEADS, text_event, usage_event
 
@@ -24,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dragoman.v1.event_pb2 import RefusalDelta, TextDelta
+    from dragoman.v1.usage_pb2 import Usage
+    from dragoman_server.errors import ProviderError
+    from dragoman_server.providers.base import EventBatch
 
 _STOP = FinishReason.FINISH_REASON_STOP
 _LENGTH = FinishReason.FINISH_REASON_LENGTH
@@ -69,6 +69,7 @@ class ResponseReader:
 
     Args:
         choice_index: The index that the events carry.
+        mark: The provider's mark on its signatures; empty leaves them out.
     """
 
     done = False
@@ -81,23 +82,23 @@ class ResponseReader:
     _usage: dict[str, Any] | None = None
     _audio_rest = ""
 
-    def __init__(self, choice_index: int) -> None:
+    _template: TextTemplate  # of a stream
+
+    def __init__(self, choice_index: int, mark: bytes) -> None:
         self._choice_index = choice_index
+        self._mark = mark
+        self._decoder: SseDecoder | None = None  # until the answer turns out to be a stream
 
-    @cached_property
-    def _decoder(self) -> SseDecoder:
-        return SseDecoder()
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has told of its consumption; None if nothing."""
+        return None if self._usage is None else usage_of(self._usage)
 
-    @cached_property
-    def _template(self) -> TextTemplate:
-        return TextTemplate()
-
-    def read_text(self, data: bytes) -> EventBatch | None:
+    def read_text(self, data: bytes) -> str | None:
         """Reads bytes that are one whole piece of text, as nearly every read of a stream is; None for any others."""
-        if self._decoder.between and (text := self._template.match_event(data)) and not self._choice_index:
-            encoded = text.encode()
-            if len(encoded) < len(TEXT_HEADS):
-                return EventBatch.FromString(TEXT_HEADS[len(encoded)] + encoded)
+        decoder = self._decoder
+        if decoder is not None and decoder.between and not self._choice_index:
+            return self._template.match_event(data) or None
         return None
 
     def read_stream(self, data: bytes, batch: EventBatch) -> bool:
@@ -106,10 +107,14 @@ class ResponseReader:
         Raises:
             ProviderError: If the provider reports a failure, or its bytes make no sense. The batch keeps the rest.
         """
+        decoder = self._decoder
+        if decoder is None:
+            decoder = self._decoder = SseDecoder()
+            self._template = TextTemplate()
         try:
-            frames = self._decoder.feed(data)
+            frames = decoder.feed(data)
         except SseFrameTooLarge as error:
-            raise _broken(str(error)) from error
+            raise broken(str(error)) from error
         match = self._template.match
         for frame in frames:
             if self.done:
@@ -127,7 +132,7 @@ class ResponseReader:
         Raises:
             ProviderError: If the answer is not finished.
         """
-        if not self.done:
+        if not self.done and self._decoder is not None:
             for frame in self._decoder.finish():
                 self._read_frame(frame, batch)
         self._end(batch)
@@ -138,7 +143,7 @@ class ResponseReader:
         Raises:
             ProviderError: If the provider reports a failure, or the answer makes no sense or is not finished.
         """
-        answer = _object(data)
+        answer = answer_object(data)
         if not self._choice_index and (events := _plain_answer(answer)) is not None:
             batch.MergeFromString(events)
         else:
@@ -151,7 +156,7 @@ class ResponseReader:
         choice = _choice(answer)
         message = choice.get("message")
         if not isinstance(message, dict):
-            raise _broken("a choice has no message")
+            raise broken("a choice has no message")
         self._read_delta(message, choice.get("logprobs"), batch, whole=True)
         self._read_finish(choice)
         self._read_usage(answer)
@@ -172,9 +177,9 @@ class ResponseReader:
         try:
             chunk = orjson.loads(frame)
         except orjson.JSONDecodeError as error:
-            raise _broken(f"a chunk is not JSON: {error}") from error
+            raise broken(f"a chunk is not JSON: {error}") from error
         if type(chunk) is not dict:
-            raise _broken("a chunk is not an object")
+            raise broken("a chunk is not an object")
         if chunk.get("error"):
             raise failure_of_error(chunk["error"])
         if chunk.get("usage"):
@@ -186,13 +191,13 @@ class ResponseReader:
     def _read_choice(self, choices: Any, batch: EventBatch) -> bool:
         """Reads the choice of a chunk; returns whether text is all that it has."""
         if type(choices) is not list or type(choices[0]) is not dict:
-            raise _broken("the choices are not a list of objects")
+            raise broken("the choices are not a list of objects")
         choice = choices[0]  # one was asked for
         delta, logprobs, reason = choice.get("delta"), choice.get("logprobs"), choice.get("finish_reason")
         only_text = False
         if delta:
             if type(delta) is not dict:
-                raise _broken("a delta is not an object")
+                raise broken("a delta is not an object")
             only_text = not logprobs and _is_text(delta)
             self._read_delta(delta, logprobs, batch, whole=False)
         if reason:
@@ -203,19 +208,19 @@ class ResponseReader:
         if not isinstance(logprobs, dict):
             logprobs = {}
         if ("reasoning_content" in delta or "reasoning" in delta) and (
-            thoughts := _string(delta.get("reasoning_content")) or _string(delta.get("reasoning"))
+            thoughts := string(delta.get("reasoning_content")) or string(delta.get("reasoning"))
         ):
             self._add_reasoning(thoughts, batch)
         if delta.get("refusal") or logprobs.get("refusal"):
             event = batch.events.add().refusal_delta
-            self._fill(event, _string(delta.get("refusal")), logprobs.get("refusal"))
+            self._fill(event, string(delta.get("refusal")), logprobs.get("refusal"))
         content = delta.get("content")
         if isinstance(content, list):
             self._read_parts(content, batch)
         elif content and type(content) is str and not logprobs:
             self._add_text(content, batch)
         elif content or logprobs.get("content"):
-            self._fill(batch.events.add().text_delta, _string(content), logprobs.get("content"))
+            self._fill(batch.events.add().text_delta, string(content), logprobs.get("content"))
         if delta.get("audio"):
             self._read_audio(delta["audio"], batch)
         if delta.get("tool_calls"):
@@ -238,7 +243,7 @@ class ResponseReader:
 
     def _add_tool_call(self, fragment: Any, batch: EventBatch, *, whole: bool) -> None:
         if self._tool_calls is None:
-            self._tool_calls = ToolCalls(self._choice_index)
+            self._tool_calls = ToolCalls(self._choice_index, self._mark)
         self._tool_calls.add(fragment, batch, whole=whole)
 
     def _add_reasoning(self, text: str, batch: EventBatch) -> None:
@@ -258,23 +263,23 @@ class ResponseReader:
                     self._add_reasoning(text, batch)
                 case {"type": "thinking", "thinking": list(inner)}:
                     for piece in inner:
-                        if isinstance(piece, dict) and (text := _string(piece.get("text"))):
+                        if isinstance(piece, dict) and (text := string(piece.get("text"))):
                             self._add_reasoning(text, batch)
 
     def _read_audio(self, audio: Any, batch: EventBatch) -> None:
         if not isinstance(audio, dict):
-            raise _broken("the sound is not an object")
-        encoded = self._audio_rest + _string(audio.get("data"))
+            raise broken("the sound is not an object")
+        encoded = self._audio_rest + string(audio.get("data"))
         cut = len(encoded) & ~3  # base64 goes by four characters, chunks need not
         self._audio_rest = encoded[cut:]
         event = batch.events.add().audio_delta
         event.choice_index = self._choice_index
-        event.audio_id = _string(audio.get("id"))
-        event.transcript = _string(audio.get("transcript"))
+        event.audio_id = string(audio.get("id"))
+        event.transcript = string(audio.get("transcript"))
         try:
             event.data = a2b_base64(encoded[:cut], strict_mode=True)
         except (Base64Error, ValueError) as error:
-            raise _broken(f"the sound is not base64: {error}") from error
+            raise broken(f"the sound is not base64: {error}") from error
         if isinstance(expires := audio.get("expires_at"), int):
             event.expire_time.FromSeconds(expires)
 
@@ -288,7 +293,7 @@ class ResponseReader:
             raise failure_of_error(error if error else f"the provider ended the answer with {word!r}")
         # An unknown word says that the answer is complete, only not why.
         self._finish = _FINISH.get(word) or (_TOOL_CALLS if self._tool_calls else _STOP)
-        self._stop_sequence = _string(choice.get("stop_reason"))  # vLLM's, a text or a token id
+        self._stop_sequence = string(choice.get("stop_reason"))  # vLLM's, a text or a token id
 
     def _read_usage(self, answer: dict[str, Any]) -> None:
         usage = answer.get("usage")
@@ -298,9 +303,9 @@ class ResponseReader:
     def _end(self, batch: EventBatch) -> None:
         reason = self._finish
         if reason is None:
-            raise _broken("it ended without a finish reason")
+            raise broken("it ended without a finish reason")
         if self._audio_rest:
-            raise _broken("the sound is cut off")
+            raise broken("the sound is cut off")
         if self._tool_calls is not None:
             self._tool_calls.complete(batch)
         usage = b"" if self._usage is None else usage_event(encode_usage(self._usage))
@@ -353,24 +358,24 @@ def _is_text(delta: dict[str, Any]) -> bool:
 def _choice(answer: dict[str, Any]) -> dict[str, Any]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise _broken("it has no choice")
+        raise broken("it has no choice")
     choice: dict[str, Any] = choices[0]  # one was asked for
     return choice
 
 
 def _logprobs(reported: Any) -> Iterable[TokenLogprob]:
     if not isinstance(reported, list):
-        raise _broken("the log probabilities are not a list")
+        raise broken("the log probabilities are not a list")
     for entry in reported:
         if not isinstance(entry, dict):
-            raise _broken("a log probability is not an object")
+            raise broken("a log probability is not an object")
         yield TokenLogprob(
-            token=_string(entry.get("token")),
+            token=string(entry.get("token")),
             logprob=_number(entry.get("logprob")),
             token_bytes=_token_bytes(entry.get("bytes")),
             top=[
                 TopLogprob(
-                    token=_string(top.get("token")),
+                    token=string(top.get("token")),
                     logprob=_number(top.get("logprob")),
                     token_bytes=_token_bytes(top.get("bytes")),
                 )
@@ -388,21 +393,7 @@ def _token_bytes(value: Any) -> bytes:
     try:
         return bytes(value) if isinstance(value, list) else b""
     except (TypeError, ValueError) as error:
-        raise _broken(f"the bytes of a token are wrong: {error}") from error
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        answer = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise _broken(f"it is not JSON: {error}") from error
-    if not isinstance(answer, dict):
-        raise _broken("it is not an object")
-    return answer
+        raise broken(f"the bytes of a token are wrong: {error}") from error
 
 
 def _failure_of_frame(frame: bytes) -> ProviderError:
@@ -412,7 +403,3 @@ def _failure_of_frame(frame: bytes) -> ProviderError:
     except orjson.JSONDecodeError:
         error = frame.decode("utf-8", "replace")
     return failure_of_error(error.get("error") or error if isinstance(error, dict) else error)
-
-
-def _broken(message: str) -> ProviderError:
-    return ProviderError(f"the provider's answer makes no sense: {message}", reason=Reason.PROVIDER_PROTOCOL)

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dragoman.reasons import Reason
 from dragoman.v1.message_pb2 import ToolKind
-from dragoman_server.errors import ProviderError
 from dragoman_server.ids import new_id
+from dragoman_server.providers.failures import broken
+from dragoman_server.providers.json_values import bytes_of
 
 if TYPE_CHECKING:
     from dragoman_server.providers.base import EventBatch
 
 
 class _Call:
-    __slots__ = ("arguments", "call_id", "custom", "name", "started", "upstream_index")
+    __slots__ = ("arguments", "call_id", "custom", "name", "signature", "started", "upstream_index")
 
     def __init__(self, upstream_index: object) -> None:
         self.upstream_index = upstream_index
         self.call_id = ""
         self.name = ""
         self.custom = False
+        self.signature = b""
         self.started = False
         self.arguments: list[str] = []
 
@@ -36,10 +37,12 @@ class ToolCalls:
 
     Args:
         choice_index: The index that the events carry.
+        mark: The provider's mark on its signatures; empty leaves them out.
     """
 
-    def __init__(self, choice_index: int) -> None:
+    def __init__(self, choice_index: int, mark: bytes) -> None:
         self._choice_index = choice_index
+        self._mark = mark
         self._calls: list[_Call] = []
 
     def __len__(self) -> int:
@@ -52,13 +55,13 @@ class ToolCalls:
             ProviderError: If the fragment makes no sense.
         """
         if not isinstance(fragment, dict):
-            raise _broken("a tool call is not an object")
+            raise broken("a tool call is not an object")
         custom = fragment.get("custom")
         function = fragment.get("function") if custom is None else custom
         if function is None:
             function = {}
         if not isinstance(function, dict):
-            raise _broken("a tool call names no function")
+            raise broken("a tool call names no function")
         call_id = _text(fragment.get("id"), "id")
         name = _text(function.get("name"), "name")
         arguments = _arguments(function.get("arguments") if custom is None else function.get("input"))
@@ -70,6 +73,8 @@ class ToolCalls:
         call.call_id = call.call_id or call_id
         call.name = call.name or name
         call.custom = call.custom or custom is not None
+        if "extra_content" in fragment:  # with what begins the call: it is told with its beginning
+            call.signature = call.signature or _signature(fragment["extra_content"])
         self._append(call, arguments, batch)
 
     def complete(self, batch: EventBatch) -> None:
@@ -80,7 +85,7 @@ class ToolCalls:
         """
         for call_index, call in enumerate(self._calls):
             if not call.started:
-                raise _broken("a tool call has no name")
+                raise broken("a tool call has no name")
             completed = batch.events.add().tool_call_completed
             completed.choice_index = self._choice_index
             completed.call_index = call_index
@@ -119,6 +124,8 @@ class ToolCalls:
             started.call_id = call.call_id
             started.name = call.name
             started.tool_kind = ToolKind.TOOL_KIND_CUSTOM if call.custom else ToolKind.TOOL_KIND_FUNCTION
+            if call.signature and self._mark:
+                started.signature = self._mark + call.signature
         if pending:
             delta = batch.events.add().tool_call_arguments_delta
             delta.choice_index = self._choice_index
@@ -130,8 +137,16 @@ def _text(value: Any, what: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise _broken(f"the {what} of a tool call is not text")
+        raise broken(f"the {what} of a tool call is not text")
     return value
+
+
+def _signature(extra: Any) -> bytes:
+    """Returns the proof that a call is the provider's own, as Google extends the dialect; nothing if there is none."""
+    match extra:
+        case {"google": {"thought_signature": str(encoded)}}:
+            return bytes_of(encoded, "signature of a tool call")
+    return b""  # others may put other things there
 
 
 def _arguments(value: Any) -> str:
@@ -144,7 +159,3 @@ def _is_json(text: str) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
-
-
-def _broken(message: str) -> ProviderError:
-    return ProviderError(f"the provider's answer makes no sense: {message}", reason=Reason.PROVIDER_PROTOCOL)

@@ -32,10 +32,12 @@ class AnswerChecker:
 
     Args:
         choice_index: The index that its events must carry.
+        mark: Goes before its signatures.
     """
 
-    def __init__(self, choice_index: int) -> None:
+    def __init__(self, choice_index: int, mark: bytes) -> None:
         self._choice_index = choice_index
+        self._mark = mark
         self._open_calls: set[int] = set()
         self._calls = 0
         self._finished = False
@@ -54,6 +56,9 @@ class AnswerChecker:
                 added.CopyFrom(event)
                 added.ClearField("sequence")
                 added.ClearField("event_time")
+                for signed in (added.reasoning_delta, added.tool_call_started):
+                    if signed.signature:
+                        signed.signature = self._mark + signed.signature
                 if event.HasField("usage_reported"):
                     added.usage_reported.ClearField("run_total")
                     whole, batch = batch, EventBatch()

@@ -14,8 +14,10 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman_server.errors import DragomanError, InvalidRequest, ProviderError, Unavailable, UnsupportedFeature
 from dragoman_server.providers.abilities import Abilities
 from dragoman_server.providers.facts import facts_of_model
-from dragoman_server.providers.failures import sanitized
+from dragoman_server.providers.failures import reported, sanitized
 from dragoman_server.providers.plugin.checks import AnswerChecker
+from dragoman_server.providers.remote import secrets_of
+from dragoman_server.providers.signatures import keep_own, mark_of
 from dragoman_server.telemetry.logs import get_logger
 from dragoman_server.telemetry.propagation import outgoing_trace
 
@@ -66,6 +68,8 @@ class PluginProvider:
             raise InvalidRequest("a plugin needs the address of its gRPC server in base_url", field="base_url")
         self.name = settings.name
         self.settings = settings
+        self.mark = mark_of(settings.name)
+        self._secrets = secrets_of(settings)
         self.models: Sequence[Model] = ()
         self.ready = False
         self._closed = False
@@ -122,10 +126,8 @@ class PluginProvider:
         return _metadata(self.settings)
 
     def failure_of(self, error: DragomanError) -> Failure:
-        """Returns a failure that names the plugin."""
-        failure = error.to_failure()
-        failure.metadata["provider"] = self.name
-        return failure
+        """Returns a failure as clients see it: it names the plugin, and not its key."""
+        return reported(error, self.name, self._secrets)
 
     async def _describe_for_ever(self, described: asyncio.Event) -> None:
         silent = False
@@ -190,7 +192,7 @@ class _Generation:
     def __init__(self, provider: PluginProvider, request: GenerationRequest, sink: GenerationSink) -> None:
         self._provider = provider
         self._sink = sink
-        self._checker = AnswerChecker(request.choice_index)
+        self._checker = AnswerChecker(request.choice_index, provider.mark)
         self._resumed: asyncio.Event | None = None
         self._task = asyncio.get_running_loop().create_task(self._run(request))
         self._task.add_done_callback(self._ended)
@@ -209,6 +211,10 @@ class _Generation:
         if self._resumed is not None:
             self._resumed.set()
             self._resumed = None
+
+    @property
+    def usage_so_far(self) -> None:
+        """Nothing: what a plugin tells is an event."""
 
     async def _run(self, request: GenerationRequest) -> Failure | None:
         try:
@@ -232,7 +238,7 @@ class _Generation:
         provider, limits = self._provider, self._provider.settings
         call = provider.stub.Generate(
             model_backend_pb2.GenerateRequest(
-                spec=_addressed(request),
+                spec=_addressed(request, provider.mark),
                 choice_index=request.choice_index,
                 run_id=request.run_id,
                 incremental=request.incremental,
@@ -256,28 +262,29 @@ class _Generation:
                 for batch in self._checker.batches(response.events):
                     self._sink.on_events(batch)
                 if response.HasField("failure"):
-                    return _reported(response.failure, provider.name)
+                    return _shown(response.failure, provider.name)
                 wait = limits.idle_timeout
         finally:
             call.cancel()
 
 
-def _addressed(request: GenerationRequest) -> ChatSpec:
-    """Returns the spec with the plugin's own name of the model."""
+def _addressed(request: GenerationRequest, mark: bytes) -> ChatSpec:
+    """Returns the spec with the plugin's own name of the model, and no signatures but the plugin's own."""
     spec = ChatSpec()
     spec.CopyFrom(request.spec)
     spec.model = request.model
+    keep_own(spec, mark)
     return spec
 
 
-def _reported(failure: Failure, name: str) -> Failure:
+def _shown(failure: Failure, name: str) -> Failure:
     """Returns the plugin's failure as clients see it."""
-    reported = Failure()
-    reported.CopyFrom(failure)
-    reported.reason = failure.reason if failure.reason in Reason.__members__ else Reason.PROVIDER_FAILED
-    reported.message = sanitized(failure.message) or "the plugin failed without saying why"
-    reported.metadata["provider"] = name
-    return reported
+    shown = Failure()
+    shown.CopyFrom(failure)
+    shown.reason = failure.reason if failure.reason in Reason.__members__ else Reason.PROVIDER_FAILED
+    shown.message = sanitized(failure.message) or "the plugin failed without saying why"
+    shown.metadata["provider"] = name
+    return shown
 
 
 def _error_of_status(error: grpc.aio.AioRpcError) -> ProviderError:

@@ -99,6 +99,7 @@ def _refused(problem: str) -> InvalidRequest:
     )
 
 
+_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
 """Addresses at which clouds tell machines about themselves, and that lie in no private range."""
@@ -111,7 +112,7 @@ def is_public(text: str) -> bool:
         inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if address.teredo is not None:
+        if address.teredo is not None or (inner is None and address not in _UNICAST):
             return False
         if inner is not None:
             address = inner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.v1.run_pb2 import ChatSpec
@@ -9,6 +10,8 @@ from dragoman_server.errors import UnsupportedFeature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from google.protobuf.message import Message
 
     from dragoman_server.providers.base import Generation, GenerationRequest, GenerationSink
 
@@ -44,9 +47,19 @@ DROPPABLE = frozenset(
         "prompt_cache_options_json",
         "metadata",
         "store",
+        "tools[].function.strict",
+        "messages[].parts[].image.detail",
+        "messages[].parts[].cache_breakpoint",
+        "messages[].parts[].cache_breakpoint.ttl",
+        "messages[].parts[].tool_result.parts[].image.detail",
+        "messages[].parts[].tool_result.parts[].cache_breakpoint",
+        "messages[].parts[].tool_result.parts[].cache_breakpoint.ttl",
     }
 )
-"""Fields whose loss changes how an answer comes about, not what it is: they may be left out, and that be told."""
+"""Fields whose loss changes how an answer comes about, not what it is: they may be left out, and that be told. Those of
+things that a request has several of are left out of all of them at once: a provider refuses one after the other."""
+
+_INDEX = re.compile(r"\[\d+\]")
 
 _GO_WITH = {"sampling.logprobs": "sampling.top_logprobs"}
 """Fields that mean nothing without another one."""
@@ -71,7 +84,7 @@ class Adapted(NamedTuple):
 
     Attributes:
         generation: The generation.
-        dropped: Fields that were left out, as paths in the spec.
+        dropped: Fields that were left out, as paths in the spec; see `DROPPABLE`.
         emulated: Features that the server stands in for, as paths in the spec.
     """
 
@@ -110,7 +123,8 @@ def start_adapted(
     emulated: list[str] = []
     spec = request.spec
     while True:
-        if policy.report and error.field in DROPPABLE and (left := _without(spec, error.field)) is not None:
+        field = _INDEX.sub("[]", error.field)
+        if policy.report and field in DROPPABLE and (left := _without(spec, field)) is not None:
             spec, names = left
             dropped += names
         elif policy.emulate_json and not emulated and (name := _json_format(spec, error.field)):
@@ -134,14 +148,17 @@ def _without(spec: ChatSpec, path: str) -> tuple[ChatSpec, list[str]] | None:
     return (left, names) if path in names else None
 
 
-def _clear(spec: ChatSpec, path: str) -> bool:
-    """Clears a field; returns whether it was set."""
-    section, _, name = path.rpartition(".")
-    message = getattr(spec, section) if section else spec
-    if all(descriptor.name != name for descriptor, _ in message.ListFields()):
-        return False
-    message.ClearField(name)
-    return True
+def _clear(message: Message, path: str) -> bool:
+    """Clears a field, in all things of a list; returns whether it was set anywhere."""
+    name, _, rest = path.partition(".")
+    if not rest:
+        is_set = any(descriptor.name == name for descriptor, _ in message.ListFields())
+        message.ClearField(name)
+        return is_set
+    if name.endswith("[]"):
+        items = getattr(message, name.removesuffix("[]"))
+        return sum(_clear(item, rest) for item in items) > 0  # no `any`, which would stop at the first
+    return message.HasField(name) and _clear(getattr(message, name), rest)
 
 
 def _json_format(spec: ChatSpec, path: str) -> str:

@@ -45,6 +45,13 @@ _VERDICTS = {
 """By reason; what is not listed is final: the request itself is at fault, or this server."""
 
 
+_REFUSALS = {
+    Reason.PROVIDER_AUTH: "refuse this server's credential",
+    Reason.PROVIDER_RATE_LIMITED: "say that this server's quota is spent",
+}
+"""For what targets may be left alone so that no request can be helped until somebody does something, in words."""
+
+
 def verdict_of(reason: str, *, retryable: bool) -> Verdict:
     """Returns what a failure before the first content means; one that retrying cannot help is not met here again."""
     verdict = _VERDICTS.get(reason, Verdict.FINAL)  # type: ignore[call-overload] # a Reason is a str
@@ -169,11 +176,20 @@ class Attempts:
         wait = min(target.free_at() for target in targets) - now
         retry_after = max(0.0, wait) if wait < math.inf else PROBE_RETRY_AFTER
         metadata = {"model": self._route.model_id}
+        providers = f"the providers of the model `{self._route.model_id}`"
         if all(target.breaker.closed for target in targets):
-            message = f"the providers of the model `{self._route.model_id}` ask for a pause; try again later"
-            reason = Reason.PROVIDER_RATE_LIMITED
+            message, reason = f"{providers} ask for a pause; try again later", Reason.PROVIDER_RATE_LIMITED
             return ProviderError(message, reason=reason, metadata=metadata, retry_after=retry_after)
-        message = f"the providers of the model `{self._route.model_id}` failed too often and are left alone for a while"
+        for refusal, what in _REFUSALS.items():
+            if all(not target.breaker.closed and target.fault == refusal for target in targets):
+                return ProviderError(
+                    f"{providers} {what}, and are left alone for a while",
+                    reason=refusal,
+                    metadata=metadata,
+                    retryable=False,
+                    retry_after=retry_after,
+                )
+        message = f"{providers} failed too often and are left alone for a while"
         return Unavailable(message, metadata=metadata, retry_after=retry_after)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Breaker:
-    """Leaves a target alone after failures in a row, then lets one request through to try it.
+    """Leaves a target alone after failures in a row, or a grave one, then lets one request through to try it.
 
     Closed: everything passes. Open: nothing does, until the cooldown is over. Then one request is the trial: the first
     piece of its answer closes the breaker on probation (the next failure opens it again), a good end closes it wholly.
@@ -67,13 +67,13 @@ class Breaker:
             self._cooldown = self._settings.cooldown
             self.spotless = True
 
-    def failed(self, epoch: int, now: float) -> None:
-        """The request failed, and the target is to blame."""
+    def failed(self, epoch: int, now: float, *, gravely: bool = False) -> None:
+        """The request failed, and the target is to blame; gravely, if one such failure is enough."""
         if epoch != self._epoch:
             return
         self.spotless = False
         self._failures += 1
-        if self.probing or self._failures >= self._settings.failures:
+        if gravely or self.probing or self._failures >= self._settings.failures:
             self._epoch += 1
             self.free_at = self._until = now + self._cooldown
             self._cooldown = min(self._cooldown * 2, max(self._settings.max_cooldown, self._settings.cooldown))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dragoman.reasons import Reason
 from dragoman.v1.failure_pb2 import Failure
-from dragoman_server.errors import DragomanError, Unavailable
+from dragoman_server.errors import DragomanError, ProviderError, Unavailable, UnsupportedFeature
 from dragoman_server.providers.routing.attempts import Attempts
 
 if TYPE_CHECKING:
@@ -21,19 +21,21 @@ T = TypeVar("T")
 _CANCELLED = Failure(reason=Reason.CANCELLED)
 
 
-async def call(route: Route, function: Callable[[Target], Awaitable[T]]) -> T:
+async def call(route: Route, function: Callable[[Target], Awaitable[T]], check: Callable[[Target], None]) -> T:
     """Returns what a function of a target returns, tried as `Route.call` says."""
     attempts = Attempts(route)
     try:
         async with asyncio.timeout(route.settings.total_timeout) as limit:
-            return await _tried(route, attempts, function)
+            return await _tried(route, attempts, function, check)
     except TimeoutError:
         if limit.expired():
             raise attempts.overdue() from None
         raise
 
 
-async def _tried(route: Route, attempts: Attempts, function: Callable[[Target], Awaitable[T]]) -> T:
+async def _tried(
+    route: Route, attempts: Attempts, function: Callable[[Target], Awaitable[T]], check: Callable[[Target], None]
+) -> T:
     while True:
         now = route.clock()
         target = attempts.pick(now)
@@ -44,8 +46,9 @@ async def _tried(route: Route, attempts: Attempts, function: Callable[[Target], 
             await asyncio.sleep(delay)
             continue
         try:
+            check(target)
             await _place_on(target)
-        except Unavailable as error:
+        except (Unavailable, UnsupportedFeature) as error:
             attempts.refused(target, error)
             continue
         if target.free_at() > route.clock():  # shut off while it was waited for
@@ -69,7 +72,7 @@ async def _asked(route: Route, attempts: Attempts, target: Target, function: Cal
         outcome = None
         target.answered(epoch, route.clock() - start)
         return result
-    except DragomanError as error:
+    except ProviderError as error:  # any other failure says nothing of the target
         outcome = error.to_failure()
         raise
     finally:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dragoman.v1.failure_pb2 import Failure
+    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import EventBatch, Generation
     from dragoman_server.providers.routing.adaptation import Start
     from dragoman_server.providers.routing.route import Route
@@ -31,25 +32,28 @@ class AttemptSink(GenerationSink, Protocol):
     def on_attempt(self, generation: RoutedGeneration) -> None:
         """Takes note that another attempt began, or the first one otherwise than it was announced.
 
-        Read `target`, `attempt`, `dropped` and `emulated`. Comes before any event of that attempt, never from inside
-        `Route.start`: whoever starts a generation reads them by itself.
+        Read `target`, `attempt`, `lost`, `dropped` and `emulated`. Comes before any event of that attempt, never from
+        inside `Route.start`: whoever starts a generation reads them by itself.
         """
 
 
 class RoutedGeneration:
     """One generation over one or several attempts. It is the sink of the provider's generation of each.
 
-    Once content flows, batches go straight to the sink.
+    Once content flows, it goes straight to the sink.
 
     Attributes:
         target: Which target is asked, or waited for.
+        lost: What the attempt before consumed, as far as its provider told.
         dropped: Fields of the request that the attempt leaves out.
         emulated: Features that the server stands in for in the attempt.
         on_events: Takes the events of the attempt; the provider calls it.
+        on_text: Takes text of the attempt; the provider may call it.
     """
 
     target: Target
     on_events: Callable[[EventBatch], None]
+    on_text: Callable[[str], None]
 
     __slots__ = (
         "_announced",
@@ -66,9 +70,12 @@ class RoutedGeneration:
         "_route",
         "_sink",
         "_timer",
+        "_told",
         "dropped",
         "emulated",
+        "lost",
         "on_events",
+        "on_text",
         "target",
     )
 
@@ -82,14 +89,16 @@ class RoutedGeneration:
         self._announced: Target | None = None
         self._current: Generation | None = None  # what the provider runs
         self._timer: asyncio.TimerHandle | None = None  # while backing off
+        self._told: Usage | None = None  # what the latest attempt consumed, if it has failed
         self._epoch = 0
         self._asked_at = 0.0
         self._has_content = False
         self._paused = False
         self._ended = False
+        self.lost: Usage | None = None
         self.dropped: Sequence[str] = ()
         self.emulated: Sequence[str] = ()
-        self.on_events = _ignore
+        self.on_events = self.on_text = _ignore
 
     def begin(self) -> None:
         """Asks the first target, or enters its queue.
@@ -150,21 +159,40 @@ class RoutedGeneration:
         if self._current is not None:
             self._current.resume()
 
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What the attempt has told of its consumption; None if nothing."""
+        return self._told if self._current is None else self._current.usage_so_far
+
     # The sink of an attempt
 
     def _on_first_events(self, batch: EventBatch) -> None:
         """Takes events before there was content. Usage alone is none, and it is the last event of its batch."""
         if self._ended:
             return
-        sink = self._sink
-        if not self._has_content and not batch.events[0].HasField("usage_reported"):
-            self._has_content = True
-            self.target.answered(self._epoch, self._route.clock() - self._asked_at)
-            self.on_events = sink.on_events
+        sink, first = self._sink, batch.events[0]
+        if first.HasField("usage_reported"):
+            self._told = first.usage_reported.last_call
+        elif not self._has_content:
+            self._begin_content()
         sink.on_events(batch)
+
+    def _on_first_text(self, text: str) -> None:
+        """Takes text before there was content."""
+        if not self._ended:
+            self._begin_content()
+            self._sink.on_text(text)
+
+    def _begin_content(self) -> None:
+        """Lets what follows go straight to the sink."""
+        self._has_content = True
+        self.target.answered(self._epoch, self._route.clock() - self._asked_at)
+        self.on_events, self.on_text = self._sink.on_events, self._sink.on_text
 
     def on_end(self, failure: Failure | None) -> None:
         """Takes the end of the attempt: that of the generation, or the beginning of the next attempt."""
+        if failure is not None:
+            self._told = self.usage_so_far or self._told
         self._current = None
         self.target.ended(self._epoch, failure)
         if self._ended:
@@ -239,7 +267,7 @@ class RoutedGeneration:
             request.spec, target.upstream_model, request.choice_index, request.incremental, request.run_id
         )
         self.dropped = self.emulated = ()
-        self.on_events = self._on_first_events
+        self.on_events, self.on_text = self._on_first_events, self._on_first_text
         try:
             start: Start = target.provider.start
             if route.tracer is not None:
@@ -267,6 +295,7 @@ class RoutedGeneration:
         if self._paused:
             current.pause()
         announced = self._announced
+        self.lost, self._told = self._told, None
         if announced is not None and (self._count > 1 or target is not announced or self.dropped or self.emulated):
             self._announced = target
             self._sink.on_attempt(self)
@@ -281,7 +310,7 @@ class RoutedGeneration:
     def _close(self) -> None:
         """Waits for nothing any more, and lets go of what refers to this generation."""
         self._ended = True
-        self.on_events = _ignore
+        self.on_events = self.on_text = _ignore
         self._route.deadlines.discard(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -290,5 +319,5 @@ class RoutedGeneration:
             self.target.withdraw(self)
 
 
-def _ignore(batch: EventBatch) -> None:
-    """Takes events that nobody wants any more."""
+def _ignore(content: EventBatch | str) -> None:
+    """Takes what nobody wants any more."""

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def _anything(target: Target) -> None:
+    """Takes every target."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Who answers for a model.
@@ -97,13 +101,16 @@ class Route:
             for target, weight, order in tier:
                 model.targets.append(target.describe(weight, order))
 
-    async def call(self, function: Callable[[Target], Awaitable[T]]) -> T:
+    async def call(self, function: Callable[[Target], Awaitable[T]], check: Callable[[Target], None] = _anything) -> T:
         """Returns what a function of a target returns: tried on one target after the other, by the rules of `start`.
 
-        The function calls the target's provider, and raises DragomanError for whatever goes wrong. Cancelling the task
-        cancels it, or takes it out of the queue.
+        Cancelling the task cancels the function, or takes it out of the queue.
+
+        Args:
+            function: Calls the target's provider; it raises DragomanError for whatever goes wrong.
+            check: Raises UnsupportedFeature for a target that is known to be unable; that is then not asked.
 
         Raises:
             DragomanError: The last failure, once there is nothing left to try.
         """
-        return await call(self, function)
+        return await call(self, function, check)

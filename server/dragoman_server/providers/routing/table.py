@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from dragoman_server.providers.routing.deadlines import Deadlines
 from dragoman_server.providers.routing.generation import RoutedGeneration
 from dragoman_server.providers.routing.route import Route
 from dragoman_server.providers.routing.strategy import STRATEGIES, Option, priority
+from dragoman_server.providers.routing.tally import Tally
 from dragoman_server.providers.routing.target import Bounds, Target
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     """Returns what refuses requests that a target is known not to serve, or None."""
 
 MAX_TARGETS = 4096
-"""Most targets that are shared: clients may ask a provider for any name. Beyond that, each model has its own."""
+"""Most targets that are shared, if clients may think of their names. Beyond that, each request has its own."""
 
 
 class RoutingTable:
@@ -61,6 +63,7 @@ class RoutingTable:
         self._random = random or Random()  # it spreads load and guards nothing
         self._tracer = tracer
         self._targets: dict[tuple[str, str], Target] = {}
+        self._lone: defaultdict[str, Tally] = defaultdict(Tally)
         self._deadlines: Deadlines[RoutedGeneration] = Deadlines(
             settings.total_timeout, RoutedGeneration.overdue, clock
         )
@@ -70,14 +73,29 @@ class RoutingTable:
         """The shared targets that were ever routed to, for metrics."""
         return self._targets.values()
 
-    def target(self, provider: str, upstream_model: str) -> Target:
-        """Returns the target of a provider's model."""
+    @property
+    def lone(self) -> Mapping[str, Tally]:
+        """Counts of all targets that are not shared, by their provider."""
+        return self._lone
+
+    def target(self, provider: str, upstream_model: str, *, made_up: bool = False) -> Target:
+        """Returns the target of a provider's model.
+
+        Args:
+            provider: Name of the provider.
+            upstream_model: The provider's own name of the model.
+            made_up: Whether nobody names the model but a client.
+        """
         key = (provider, upstream_model)
         target = self._targets.get(key)
         if target is None:
             bounds = self._bounds.get(provider, Bounds())
-            target = Target(self._providers[provider], upstream_model, self._settings.breaker, bounds, self._clock)
-            if len(self._targets) < MAX_TARGETS:
+            has_room = not made_up or len(self._targets) < MAX_TARGETS
+            tally = None if has_room else self._lone[provider]
+            target = Target(
+                self._providers[provider], upstream_model, self._settings.breaker, bounds, self._clock, tally
+            )
+            if has_room:
                 self._targets[key] = target
         return target
 
@@ -99,14 +117,17 @@ class RoutingTable:
         policy = Policy(model.unsupported_params == "report", model.emulate_json)
         return self._make(model.id, options, attempts, STRATEGIES[model.strategy], policy, check)
 
-    def direct(self, model_id: str, provider: str, upstream_model: str, check: Checker | None = None) -> Route:
-        """Returns the route of a model that is asked for by its provider's name."""
-        options = (Option(self.target(provider, upstream_model)),)
+    def direct(
+        self, model_id: str, provider: str, upstream_model: str, check: Checker | None = None, *, made_up: bool = False
+    ) -> Route:
+        """Returns the route of a model that is asked for by its provider's name; see `route` and `target`."""
+        options = (Option(self.target(provider, upstream_model, made_up=made_up)),)
         return self._make(model_id, options, self._settings.max_attempts, priority, Policy(), check)
 
     def alone(self, model_id: str, provider: Provider) -> Route:
         """Returns a route to a target that no other request shares, so that none suffers from its failures."""
-        target = Target(provider, model_id, self._settings.breaker, Bounds(), self._clock)
+        tally = self._lone[provider.name]
+        target = Target(provider, model_id, self._settings.breaker, Bounds(), self._clock, tally)
         return self._make(model_id, (Option(target),), self._settings.max_attempts, priority, Policy(), None)
 
     def _make(

@@ -10,6 +10,7 @@ from dragoman.v1.catalog_service_pb2 import ModelTarget
 from dragoman_server.errors import Unavailable
 from dragoman_server.providers.routing.breaker import Breaker
 from dragoman_server.providers.routing.deadlines import Deadlines
+from dragoman_server.providers.routing.tally import Tally
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-FAULTS = frozenset({Reason.PROVIDER_UNREACHABLE, Reason.PROVIDER_TIMEOUT, Reason.PROVIDER_PROTOCOL})
-"""Failures that are always the target's fault. PROVIDER_FAILED is, if trying again may help."""
+FAULTS = frozenset(
+    {Reason.PROVIDER_UNREACHABLE, Reason.PROVIDER_TIMEOUT, Reason.PROVIDER_PROTOCOL, Reason.PROVIDER_AUTH}
+)
+"""Failures that are always the target's fault. PROVIDER_FAILED is, if trying again may help; PROVIDER_RATE_LIMITED is,
+if it does not: the quota is spent."""
+
+FORBIDDEN = frozenset({"403", "PERMISSION_DENIED"})
+"""Statuses, of HTTP and of gRPC, that need not be about the key."""
 
 LATENCY_WEIGHT = 0.2
 """Weight of the newest measurement in the smoothed latency."""
@@ -65,14 +72,13 @@ class Target:
         breaker: When it is left alone.
         bounds: How much it takes.
         clock: Seconds that never go back.
+        tally: Where its requests are counted, if it has no counts of its own.
 
     Attributes:
-        in_flight: Requests that it is serving now.
-        attempts: How many requests it was asked.
-        retries: How many of these were not the first attempt of their request.
-        failures: How often it failed, by reason.
-        turned_away: How many requests found its queue full or waited there too long.
+        in_flight: Requests that have a place on it now.
+        tally: Counts of its requests.
         latency: Smoothed seconds to the first piece of an answer, or None before the first.
+        fault: Reason of the failure for which it was last shut off; empty before the first.
     """
 
     __slots__ = (
@@ -82,14 +88,12 @@ class Target:
         "_cool_at",
         "_cooling_bound",
         "_queue",
-        "attempts",
         "breaker",
-        "failures",
+        "fault",
         "in_flight",
         "latency",
         "provider",
-        "retries",
-        "turned_away",
+        "tally",
         "upstream_model",
     )
 
@@ -100,16 +104,15 @@ class Target:
         breaker: BreakerSettings,
         bounds: Bounds,
         clock: Callable[[], float],
+        tally: Tally | None = None,
     ) -> None:
         self.provider = provider
         self.upstream_model = upstream_model
         self.breaker = Breaker(breaker)
+        self.tally = tally or Tally()
         self.in_flight = 0
-        self.attempts = 0
-        self.retries = 0
-        self.failures: dict[str, int] = {}
-        self.turned_away = 0
         self.latency: float | None = None
+        self.fault = ""
         self._asked_at = 0.0
         self._bounds = bounds
         self._clock = clock
@@ -151,6 +154,7 @@ class Target:
             in_flight=self.in_flight,
             queued=self.queued,
             latency_ms=round((self.latency or 0.0) * 1000),
+            fault="" if self.breaker.closed else self.fault,
         )
 
     def free_at(self) -> float:
@@ -176,7 +180,7 @@ class Target:
             self.in_flight += 1
             return True
         if len(queue) >= bounds.queue:
-            self.turned_away += 1
+            self.tally.turned_away += 1
             raise self.full("has as many requests as it can take, and its queue is full")
         queue.add(waiter, self._clock())
         return False
@@ -206,7 +210,7 @@ class Target:
         return Unavailable(f"provider {name} {what}; try again", metadata={"provider": name}, retry_after=1)
 
     def _give_up_on(self, waiter: Waiter) -> None:
-        self.turned_away += 1
+        self.tally.turned_away += 1
         waiter.waited_too_long()
 
     # Attempts
@@ -218,8 +222,9 @@ class Target:
             now: The time.
             again: Whether the request was tried before, here or elsewhere.
         """
-        self.attempts += 1
-        self.retries += again
+        tally = self.tally
+        tally.attempts += 1
+        tally.retries += again
         self._asked_at = now
         return self.breaker.begin()
 
@@ -234,6 +239,7 @@ class Target:
 
     def ended(self, epoch: int, failure: Failure | None) -> None:
         """A request that it was asked has ended; its place is free."""
+        self.tally.ended += 1
         if failure is None:
             if not self.breaker.spotless:
                 self.breaker.succeeded(epoch)
@@ -247,14 +253,19 @@ class Target:
             self.leave()
 
     def _failed(self, epoch: int, failure: Failure) -> None:
-        reason, now = failure.reason, self._clock()
-        self.failures[reason] = self.failures.get(reason, 0) + 1
-        if reason in FAULTS or (reason == Reason.PROVIDER_FAILED and failure.retryable):
+        reason, now, failures = failure.reason, self._clock(), self.tally.failures
+        failures[reason] = failures.get(reason, 0) + 1
+        if (
+            reason in FAULTS
+            or (reason == Reason.PROVIDER_FAILED and failure.retryable)
+            or (reason == Reason.PROVIDER_RATE_LIMITED and not failure.retryable)
+        ):
             opened = self.breaker.opened
-            self.breaker.failed(epoch, now)
+            self.breaker.failed(epoch, now, gravely=reason == Reason.PROVIDER_AUTH and self._refuses_the_key(failure))
             if self.breaker.opened > opened:
+                self.fault = reason
                 logger.warning(
-                    "a target failed too often and is left alone",
+                    "a target is left alone for a while",
                     provider=self.provider.name,
                     model=self.upstream_model,
                     reason=reason,
@@ -265,3 +276,7 @@ class Target:
         if reason == Reason.PROVIDER_RATE_LIMITED and failure.HasField("retry_after"):
             wait = min(failure.retry_after.ToNanoseconds() / 1e9, self._cooling_bound)
             self._cool_at = max(self._cool_at, now + wait)
+
+    def _refuses_the_key(self, failure: Failure) -> bool:
+        """Whether a refusal means every request: some servers also answer so to what one of them says."""
+        return self.latency is None or failure.metadata.get("status") not in FORBIDDEN

@@ -45,11 +45,18 @@ class _TracedSink:
         self._answered = False
 
     def on_events(self, batch: EventBatch) -> None:
-        if not self._answered:
-            self._answered = True
-            self._trace.answered()
+        self._answer()
         self._sink.on_events(batch)
+
+    def on_text(self, text: str) -> None:
+        self._answer()
+        self._sink.on_text(text)
 
     def on_end(self, failure: Failure | None) -> None:
         self._trace.ended(failure)
         self._sink.on_end(failure)
+
+    def _answer(self) -> None:
+        if not self._answered:
+            self._answered = True
+            self._trace.answered()

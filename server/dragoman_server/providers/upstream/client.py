@@ -309,16 +309,15 @@ class Client:
         try:
             connection = await self._open_connection()
         except (OSError, UnicodeError) as error:
-            exchange.task = None
             exchange.finish(
                 unreachable("the provider cannot be reached", error if isinstance(error, OSError) else None)
             )
             return
         except ProviderError as error:
-            exchange.task = None
             exchange.finish(error)
             return
-        exchange.task = None
+        finally:
+            exchange.task = None  # one that is cancelled keeps its frames, and those the exchange
         self._connections.add(connection)
         self._carry(connection, exchange)
 

@@ -215,6 +215,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Ends the exchange, if one is carried: well only if the end of the connection is the end of the body."""
         exchange, self._exchange = self._exchange, None
+        del self._parser, self._parse  # they know this connection: no cycle is left to the collector
         self._owner.lost(self)
         if exchange is None:
             return

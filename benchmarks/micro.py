@@ -60,8 +60,8 @@ async def _authenticate(units: int) -> float:
     from dragoman_server.api.interceptors import credential_in
     from dragoman_server.store.memory import MemoryStore
 
-    accounts = Accounts(MemoryStore().keys)
-    await accounts.bootstrap(_SECRET)
+    accounts = Accounts(MemoryStore())
+    await accounts.keys.bootstrap(_SECRET)
     await accounts.authenticate(_SECRET)
     metadata = (("user-agent", "benchmark"), ("authorization", f"Bearer {_SECRET}"))
     start = time.process_time()
@@ -111,7 +111,7 @@ def _read_stream(together: int) -> Callable[[int], Awaitable[float]]:
         from dragoman_server.providers.base import EventBatch
         from dragoman_server.providers.openai_chat.response import ResponseReader
 
-        reader = ResponseReader(0)
+        reader = ResponseReader(0, b"")
         read = _CHUNK * together
         found = 0
         start = time.process_time()
@@ -162,6 +162,31 @@ async def _append(units: int) -> float:
     return seconds
 
 
+class _TextWatcher(_Watcher):
+    """Takes text without a batch around it."""
+
+    def on_text(self, text: str, sequence: int, size: int) -> bool:
+        """Takes a piece of text."""
+        return True
+
+
+async def _append_text(units: int) -> float:
+    from dragoman_server.runs.log import EventLog
+    from dragoman_server.runs.retention import Budget
+    from dragoman_server.settings import RunSettings
+
+    settings = RunSettings()
+    log = EventLog("run_0", settings, Budget(settings.total_bytes))
+    log.subscribe(_TextWatcher(), 0)
+    start = time.process_time()
+    for _ in range(units):
+        log.append_text(" word")
+    seconds = time.process_time() - start
+    if log.last_sequence != units:
+        raise AssertionError(f"{log.last_sequence} events instead of {units}")
+    return seconds
+
+
 async def _fold(units: int) -> float:
     from dragoman_server.runs.fold import Fold
 
@@ -186,6 +211,24 @@ async def _render(units: int) -> float:
     start = time.process_time()
     for batch in batches:
         size += len(renderer.render(batch))
+    seconds = time.process_time() - start
+    if size < units * len(" word"):
+        raise AssertionError("not everything was rendered")
+    return seconds
+
+
+async def _render_text(units: int) -> float:
+    from dragoman.v1.event_pb2 import RunEvent, RunStarted
+    from dragoman.v1.run_service_pb2 import StreamRunResponse
+    from dragoman_edge.dialects.openai.answer import AnswerOptions
+    from dragoman_edge.dialects.openai.render import ChatRenderer
+
+    renderer = ChatRenderer(AnswerOptions(model="mock-model"))
+    renderer.render(StreamRunResponse(run_id="run_0", events=[RunEvent(run_started=RunStarted())]))
+    size = 0
+    start = time.process_time()
+    for sequence in range(2, units + 2):
+        size += len(renderer.render_text(" word", sequence))
     seconds = time.process_time() - start
     if size < units * len(" word"):
         raise AssertionError("not everything was rendered")
@@ -299,8 +342,10 @@ MICROS = (
     Micro("read-1", "upstream event made ours, one in a read", 20_000, _read_stream(1)),
     Micro("read-20", "upstream event made ours, 20 in a read", 20_000, _read_stream(20)),
     Micro("append", "text event into a log with a watcher", 10_000, _append),
+    Micro("append-text", "text alone, within a process", 10_000, _append_text),
     Micro("fold", "text event, the folding alone", 10_000, _fold),
     Micro("render", "text event as a chunk", 10_000, _render),
+    Micro("render-text", "text alone, within a process", 10_000, _render_text),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -33,6 +34,16 @@ id = "{model}"
 provider = "mock"
 upstream_model = "{model}"
 """
+_CREDITS = """
+[credits]
+enabled = true
+
+[[credits.prices]]
+request_micros = 1000
+input_micros_per_million = 1_000_000
+output_micros_per_million = 2_000_000
+"""
+_BALANCE = "1000000"
 
 
 class TargetFailedError(Exception):
@@ -73,12 +84,14 @@ class Target:
         title: What it is.
         commands: Tells the processes to start for a site; None means that the mock upstream is asked directly.
         api_key: What requests must carry.
+        prepare: What a site needs before the processes are started, if anything.
     """
 
     name: str
     title: str
     commands: Callable[[Site], Sequence[Command]] | None
     api_key: str = ""
+    prepare: Callable[[Site], None] | None = None
 
 
 def _relay(site: Site) -> list[Command]:
@@ -86,10 +99,10 @@ def _relay(site: Site) -> list[Command]:
     return [Command([sys.executable, "-m", "benchmarks.relay", "--port", str(site.port), "--upstream", upstream])]
 
 
-def _environment(site: Site) -> dict[str, str]:
+def _environment(site: Site, more: str = "") -> dict[str, str]:
     """Writes the server's configuration; returns our environment with that, and only that, in it."""
     config = site.folder / "dragoman.toml"
-    config.write_text(_CONFIG.format(upstream_port=site.upstream_port, model=_MODEL))
+    config.write_text(_CONFIG.format(upstream_port=site.upstream_port, model=_MODEL) + more)
     ours = {name: value for name, value in os.environ.items() if not name.startswith("DRAGOMAN_")}
     return ours | {
         "DRAGOMAN_CONFIG": str(config),
@@ -106,6 +119,16 @@ def _one(site: Site) -> list[Command]:
     return [Command([_DRAGOMAN, "up"], _environment(site))]
 
 
+def _paid(site: Site) -> list[Command]:
+    return [Command([_DRAGOMAN, "up"], _environment(site, _CREDITS))]
+
+
+def _grant(site: Site) -> None:
+    """Gives the account something to spend."""
+    command = [_DRAGOMAN, "credits", "grant", _BALANCE]
+    subprocess.run(command, env=_environment(site, _CREDITS), check=True, capture_output=True, timeout=_READY_TIMEOUT)
+
+
 def _split(site: Site) -> list[Command]:
     environment = _environment(site)
     edge = [_DRAGOMAN, "edge", "--core", f"127.0.0.1:{site.grpc_port}"]
@@ -118,6 +141,7 @@ TARGETS = {
         Target("direct", "the mock upstream itself", None),
         Target("relay", "a bare aiohttp relay", _relay),
         Target("one", "dragoman up", _one, _KEY),
+        Target("credits", "dragoman up, with credits", _paid, _KEY, _grant),
         Target("split", "dragoman core + dragoman edge", _split, _KEY),
     )
 }
@@ -145,6 +169,8 @@ class Server:
         self.endpoint = Endpoint(port, _MODEL, target.api_key)
         self._processes: list[Process] = []
         try:
+            if target.prepare is not None:
+                target.prepare(site)
             start = time.perf_counter()
             for index, command in enumerate(target.commands(site) if target.commands else ()):
                 log = folder / f"{index}.log"

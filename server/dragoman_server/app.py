@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from prometheus_client import CollectorRegistry
 from dragoman_server.accounts.service import Accounts
 from dragoman_server.api.account import AccountServicer
 from dragoman_server.api.catalog import CatalogServicer
+from dragoman_server.api.conversation import ConversationServicer
+from dragoman_server.api.credit import CreditServicer
 from dragoman_server.api.embedding import EmbeddingServicer
 from dragoman_server.api.interceptors import (
     HEALTH_METHODS,
@@ -21,21 +24,30 @@ from dragoman_server.api.interceptors import (
     AuthInterceptor,
     TraceInterceptor,
 )
+from dragoman_server.api.persona import PersonaServicer
 from dragoman_server.api.request_log import log_when_ended
 from dragoman_server.api.run import RunServicer
 from dragoman_server.api.server import SERVICES, add_services, make_grpc_server
 from dragoman_server.api.tunnel import TunnelServicer
+from dragoman_server.api.usage import UsageServicer
 from dragoman_server.catalog.service import Catalog
 from dragoman_server.clock import system_clock
+from dragoman_server.conversations.service import Conversations
+from dragoman_server.credits.service import Credits
 from dragoman_server.embeddings.service import Embeddings
 from dragoman_server.inprocess import InProcessChannel, InProcessServer
+from dragoman_server.personas.service import Personas
 from dragoman_server.providers.registry import known_facts, make_providers, make_proxy, vendor_of
 from dragoman_server.providers.routing.metrics import TargetMetrics
 from dragoman_server.providers.routing.table import RoutingTable
+from dragoman_server.ratelimits.service import RateLimits
+from dragoman_server.runs.admission import Domains
+from dragoman_server.runs.asking import ask
 from dragoman_server.runs.service import Runs
 from dragoman_server.store.database import open_store, sqlite_url
 from dragoman_server.telemetry.logs import get_logger
 from dragoman_server.telemetry.metrics import CoreMetrics
+from dragoman_server.usage.service import Usage, UsageLog
 
 if TYPE_CHECKING:
     import grpc
@@ -57,6 +69,10 @@ class _Servicers:
     catalog: CatalogServicer
     embedding: EmbeddingServicer
     account: AccountServicer
+    credit: CreditServicer
+    usage: UsageServicer
+    conversation: ConversationServicer
+    persona: PersonaServicer
     health: Any
 
 
@@ -65,7 +81,7 @@ class Core:
 
     Args:
         settings: The settings.
-        bootstrap_key: A secret that shall be an ADMIN key of the server.
+        bootstrap_key: A secret that shall be an OPERATOR key of the server.
         registry: Where metrics are exposed; its own if not given.
         check_frozen: Whether the in-process channel checks that nobody changes a message (for tests).
         tracer_provider: Where spans go; none are made if not given.
@@ -85,8 +101,18 @@ class Core:
         self.first_key: str | None = None
         self.grpc_address: str | None = None
         self._bootstrap_key = bootstrap_key
-        self._store = open_store(store_url(settings))
-        self.accounts = Accounts(self._store.keys)
+        self._store = open_store(
+            store_url(settings),
+            pool_size=settings.store.pool_size,
+            statement_timeout=settings.store.statement_timeout,
+        )
+        self.credits = Credits(self._store.ledger, settings.credits, settings.plans)
+        plans = (plan.name for plan in settings.plans)
+        self.accounts = Accounts(self._store, settings.auth, plans, self.credits.welcome)
+        self.rate_limits = RateLimits(settings.rate_limits, settings.plans, self.registry)
+        self.usage_log = UsageLog(self._store.usage, settings.usage, self.registry)
+        self.conversations = Conversations(self._store.conversations, settings.conversations)
+        self.personas = Personas(self._store.personas, settings.personas)
         self.providers = make_providers(settings)
         tracer = None if tracer_provider is None else _make_tracer(tracer_provider, settings)
         self.routing = RoutingTable(
@@ -106,31 +132,24 @@ class Core:
             known_facts(settings),
         )
         metrics = CoreMetrics(self.registry, lambda: self.runs.active, lambda: self.runs.kept_bytes)
-        self.runs = Runs(settings.runs, settings.limits, self.catalog, system_clock, metrics, tracer, settings.vision)
-        self.embeddings = Embeddings(self.catalog, settings.default_embedding_model, metrics.embedded, tracer)
+        domains = Domains(self.rate_limits, self.personas, self.conversations, self.credits, self.usage_log)
+        self.runs = Runs(
+            settings.runs, settings.limits, self.catalog, system_clock, metrics, tracer, settings.vision, domains
+        )
+        self.conversations.title_maker = functools.partial(ask, self.runs)
+        self.embeddings = Embeddings(
+            self.catalog,
+            settings.default_embedding_model,
+            metrics.embedded,
+            tracer,
+            limits=self.rate_limits,
+            credits=self.credits,
+            usage=self.usage_log,
+        )
         self._health = HealthServicer()
         self._opening: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
-        servicers = _Servicers(
-            RunServicer(self.runs),
-            CatalogServicer(self.catalog),
-            EmbeddingServicer(self.embeddings),
-            AccountServicer(self.accounts),
-            self._health,
-        )
-        public = HEALTH_METHODS | TUNNEL_METHODS | (REFLECTION_METHODS if settings.server.reflection else frozenset())
-        interceptors: list[grpc.aio.ServerInterceptor] = [AuthInterceptor(self.accounts, public)]
-        if tracer is not None:
-            interceptors.insert(0, TraceInterceptor(tracer.enter))
-        limit = settings.limits.max_request_bytes
-        self._inprocess = InProcessServer(interceptors, max_message_bytes=limit, check_frozen=check_frozen)
-        add_services(self._inprocess, servicers)
-        self._tunnels = TunnelServicer(self._inprocess.channel(), limit)
-        if settings.log.requests:  # edges write of their requests themselves
-            servicers = replace(servicers, run=RunServicer(self.runs, log_when_ended))
-        self._grpc_server = make_grpc_server(
-            servicers, self._tunnels, interceptors, max_message_bytes=limit, reflection=settings.server.reflection
-        )
+        self._inprocess, self._tunnels, self._grpc_server = self._make_servers(tracer, check_frozen)
 
     def channel(self) -> InProcessChannel:
         """Returns a channel to this core within the process."""
@@ -144,7 +163,12 @@ class Core:
             OSError: If a port is taken.
         """
         await self._store.migrate()
-        self.first_key = await self.accounts.bootstrap(self._bootstrap_key)
+        await self.accounts.open()
+        self.first_key = await self.accounts.keys.bootstrap(self._bootstrap_key)
+        await self.credits.start()
+        await self.rate_limits.start()
+        await self.usage_log.start()
+        self.conversations.start()
         await self._report_health(Serving.NOT_SERVING)
         loop = asyncio.get_running_loop()
         self._opening = [loop.create_task(provider.open()) for provider in self.providers]
@@ -167,7 +191,7 @@ class Core:
         """
         grace = self.settings.server.drain_timeout if grace is None else grace
         await self._report_health(Serving.NOT_SERVING)
-        await self.runs.drain(grace)
+        await asyncio.gather(self.runs.drain(grace), self.embeddings.drain(grace))
         await self._inprocess.stop(1.0)
         self._tunnels.stop()
         await self._grpc_server.stop(1.0)
@@ -179,7 +203,42 @@ class Core:
             await provider.close()
         if self._proxy is not None:
             await self._proxy.close()
+        await self.credits.stop()
+        await self.rate_limits.stop()
+        await self.usage_log.stop()
+        await self.conversations.stop()
         await self._store.close()
+
+    def _make_servers(
+        self, tracer: Tracer | None, check_frozen: bool
+    ) -> tuple[InProcessServer, TunnelServicer, grpc.aio.Server]:
+        """Returns what serves within the process, what serves tunnels, and what serves the ports."""
+        settings = self.settings
+        servicers = _Servicers(
+            RunServicer(self.runs),
+            CatalogServicer(self.catalog),
+            EmbeddingServicer(self.embeddings),
+            AccountServicer(self.accounts),
+            CreditServicer(self.credits),
+            UsageServicer(Usage(self._store.usage)),
+            ConversationServicer(self.conversations),
+            PersonaServicer(self.personas),
+            self._health,
+        )
+        public = HEALTH_METHODS | TUNNEL_METHODS | (REFLECTION_METHODS if settings.server.reflection else frozenset())
+        interceptors: list[grpc.aio.ServerInterceptor] = [AuthInterceptor(self.accounts, public)]
+        if tracer is not None:
+            interceptors.insert(0, TraceInterceptor(tracer.enter))
+        limit = settings.limits.max_request_bytes
+        inprocess = InProcessServer(interceptors, max_message_bytes=limit, check_frozen=check_frozen)
+        add_services(inprocess, servicers)
+        tunnels = TunnelServicer(inprocess.channel(), limit)
+        if settings.log.requests:  # edges write of their requests themselves
+            servicers = replace(servicers, run=RunServicer(self.runs, log_when_ended))
+        grpc_server = make_grpc_server(
+            servicers, tunnels, interceptors, max_message_bytes=limit, reflection=settings.server.reflection
+        )
+        return inprocess, tunnels, grpc_server
 
     async def _listen(self, server: grpc.aio.Server) -> None:
         options = self.settings.server

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragoman.v1 import catalog_service_pb2_grpc
 from dragoman.v1.catalog_service_pb2 import GetModelRequest, GetModelResponse, ListModelsRequest, ListModelsResponse
+from dragoman_server.api.interceptors import caller_of
 from dragoman_server.api.status import mapped
 from dragoman_server.paging import decode_token, encode_token, page_size
 
@@ -33,7 +34,7 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         size = page_size(request.page_size)
         after = decode_token(PAGE_SCOPE, request.page_token, str)
-        models = [model for model in self._catalog.list() if not after or model.id > str(after[0])]
+        models = self._catalog.list(caller_of().grants, str(after[0]) if after else "", size + 1)
         response = ListModelsResponse(models=models[:size])
         if len(models) > size:
             response.next_page_token = encode_token(PAGE_SCOPE, models[size - 1].id)
@@ -41,4 +42,4 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
 
     @mapped
     async def GetModel(self, request: GetModelRequest, context: Context) -> GetModelResponse:
-        return GetModelResponse(model=self._catalog.get(request.model_id))
+        return GetModelResponse(model=self._catalog.get(request.model_id, caller_of().grants))

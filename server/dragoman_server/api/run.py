@@ -63,7 +63,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             time_remaining=context.time_remaining(),
             call_id=call_id_var.get(),
         )
-        run = self._start(request, options)
+        run = await self._start(request, options)
         run.add_caller()
         if getattr(context, "may_defer", False):  # within the process the run's end is the call's: no task waits for it
             return cast("ExecuteRunResponse", _executed_later(run, context))
@@ -80,7 +80,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         options = StartOptions(
             "StreamRun", request.request_id, time_remaining=context.time_remaining(), call_id=call_id_var.get()
         )
-        run = self._start(request, options)
+        run = await self._start(request, options)
         run.add_caller()
         try:
             await relay(context, run, after_sequence=0)
@@ -92,7 +92,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         options = StartOptions(
             "StartRun", request.request_id, default_policy=DISCONNECT_POLICY_DETACH, call_id=call_id_var.get()
         )
-        return StartRunResponse(run=self._start(request, options).record())
+        return StartRunResponse(run=(await self._start(request, options)).record())
 
     @mapped
     async def WatchRun(  # type: ignore[override]  # a coroutine that writes, as grpc.aio allows
@@ -128,8 +128,10 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         run.cancel(CANCEL_REASON_REQUESTED)
         return CancelRunResponse(run=run.record())
 
-    def _start(self, request: ExecuteRunRequest | StreamRunRequest | StartRunRequest, options: StartOptions) -> LiveRun:
-        run = self._runs.start(caller_of(), request.spec, options)
+    async def _start(
+        self, request: ExecuteRunRequest | StreamRunRequest | StartRunRequest, options: StartOptions
+    ) -> LiveRun:
+        run = await self._runs.submit(caller_of(), request.spec, options)
         if self._on_start is not None:
             self._on_start(run, options.method)
         return run

@@ -10,9 +10,13 @@ from grpc_health.v1 import health_pb2_grpc
 from dragoman.v1 import (
     account_service_pb2_grpc,
     catalog_service_pb2_grpc,
+    conversation_service_pb2_grpc,
+    credit_service_pb2_grpc,
     embedding_service_pb2_grpc,
+    persona_service_pb2_grpc,
     run_service_pb2_grpc,
     tunnel_service_pb2_grpc,
+    usage_service_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -20,15 +24,23 @@ if TYPE_CHECKING:
 
     from dragoman_server.api.account import AccountServicer
     from dragoman_server.api.catalog import CatalogServicer
+    from dragoman_server.api.conversation import ConversationServicer
+    from dragoman_server.api.credit import CreditServicer
     from dragoman_server.api.embedding import EmbeddingServicer
+    from dragoman_server.api.persona import PersonaServicer
     from dragoman_server.api.run import RunServicer
     from dragoman_server.api.tunnel import TunnelServicer
+    from dragoman_server.api.usage import UsageServicer
 
 SERVICES = (
     "dragoman.v1.RunService",
     "dragoman.v1.CatalogService",
     "dragoman.v1.EmbeddingService",
     "dragoman.v1.AccountService",
+    "dragoman.v1.CreditService",
+    "dragoman.v1.UsageService",
+    "dragoman.v1.ConversationService",
+    "dragoman.v1.PersonaService",
 )
 """Full names of the services, for health and reflection."""
 
@@ -65,6 +77,22 @@ class Servicers(Protocol):
         """Serves AccountService."""
 
     @property
+    def credit(self) -> CreditServicer:
+        """Serves CreditService."""
+
+    @property
+    def usage(self) -> UsageServicer:
+        """Serves UsageService."""
+
+    @property
+    def conversation(self) -> ConversationServicer:
+        """Serves ConversationService."""
+
+    @property
+    def persona(self) -> PersonaServicer:
+        """Serves PersonaService."""
+
+    @property
     def health(self) -> Any:
         """Serves grpc.health.v1.Health."""
 
@@ -75,6 +103,10 @@ def add_services(server: Any, servicers: Servicers) -> None:
     catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(servicers.catalog, server)
     embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicers.embedding, server)
     account_service_pb2_grpc.add_AccountServiceServicer_to_server(servicers.account, server)
+    credit_service_pb2_grpc.add_CreditServiceServicer_to_server(servicers.credit, server)
+    usage_service_pb2_grpc.add_UsageServiceServicer_to_server(servicers.usage, server)
+    conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server(servicers.conversation, server)
+    persona_service_pb2_grpc.add_PersonaServiceServicer_to_server(servicers.persona, server)
     health_pb2_grpc.add_HealthServicer_to_server(servicers.health, server)  # type: ignore[no-untyped-call]  # has no stubs
 
 

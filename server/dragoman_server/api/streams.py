@@ -46,11 +46,14 @@ async def relay(
 class _Pushed:
     """Passes batches to the client's sink in the call chain that appends them."""
 
+    on_text = None  # what has to be converted comes in batches
+
     def __init__(self, push: Any, convert: Convert | None) -> None:
         self._push = push
         self._end: asyncio.Future[DragomanError | None] = asyncio.get_running_loop().create_future()
         if convert is None:
             self.on_batch = push.on_message
+            self.on_text = push.on_text
         else:
             self.on_batch = lambda batch, _: push.on_message(convert(batch))
 

@@ -11,6 +11,8 @@ from dragoman.streaming import CallStatus
 from dragoman_server.inprocess.exchange import LOCALLY_CANCELLED, WINDOW, Exchange
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
     from dragoman.streaming import StreamSink
@@ -34,11 +36,12 @@ class PushTarget:
     (status, cancellation, deadline) to the context, as ever.
     """
 
-    __slots__ = ("_exchange", "_flow", "_limit", "_open", "_paused", "_room", "_sink", "_written")
+    __slots__ = ("_exchange", "_flow", "_limit", "_open", "_paused", "_room", "_sink", "_text_sink", "_written")
 
     def __init__(self, exchange: Exchange, sink: StreamSink[Any], max_message_bytes: int) -> None:
         self._exchange = exchange
         self._sink = sink
+        self._text_sink: Callable[[str, int], None] | None = getattr(sink, "on_text", None)
         self._limit = max_message_bytes
         self._open = True
         self._flow: PushFlow | None = None
@@ -64,6 +67,23 @@ class PushTarget:
         if self._exchange.guard is not None:
             self._exchange.guard.keep(message)
         self._sink.on_message(message)
+
+    def on_text(self, text: str, sequence: int, size: int) -> bool:
+        """Does what `on_message` does with a piece of text, if the sink is a `dragoman.streaming.TextSink`.
+
+        Args:
+            text: The text.
+            sequence: Sequence of its event.
+            size: Size of the message that it would be, in bytes; may be stated too large.
+
+        Returns:
+            Whether the text was taken; if not, it must come as a message.
+        """
+        if self._text_sink is None or size > self._limit:
+            return False
+        if self._open:
+            self._text_sink(text, sequence)
+        return True
 
     def bind(self, flow: PushFlow) -> None:
         """Forwards the caller's `pause` and `resume` to a producer; a `pause` that is in force, too."""

@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
+from dragoman.v1.event_pb2 import FINISH_REASON_LENGTH
 from dragoman.v1.run_pb2 import ChatSpec, Run
+from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import DragomanError, ProviderError
 from dragoman_server.providers.base import EventBatch, GenerationRequest
+from dragoman_server.providers.usage import sum_of_calls
+from dragoman_server.providers.wire import sole_text, text_batch
 from dragoman_server.runs.fold import Step
+from dragoman_server.runs.metering import Meter
 from dragoman_server.runs.run import internal_failure
 from dragoman_server.runs.usage import estimate, total_of_choices
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
+    from dragoman.v1.event_pb2 import RunCompleted
     from dragoman.v1.failure_pb2 import Failure
-    from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.routing.generation import RoutedGeneration
     from dragoman_server.providers.routing.route import Route
+    from dragoman_server.runs.admission import Admission
     from dragoman_server.runs.run import LiveRun
 
 logger = get_logger(__name__)
@@ -40,7 +46,7 @@ class ChatWork:
 
     Attributes:
         keeps_back: Whether a batch waits for the next one or the end.
-        append_text: Appends a batch of nothing but text to the run's log; see `EventLog.append_text`.
+        append_text: Appends text of the first choice to the run's log; see `EventLog.append_text`.
     """
 
     def __init__(self, run: LiveRun, spec: ChatSpec, route: Route, *, incremental: bool) -> None:
@@ -50,10 +56,17 @@ class ChatWork:
         self._incremental = incremental
         self._generations: list[RoutedGeneration] = []
         self._usages: dict[int, Usage] = {}
+        self._lost: Usage | None = None  # what attempts that came to nothing have consumed
         self._pending = spec.sampling.choice_count or 1
         self._kept_back: EventBatch | None = None
         self.keeps_back = not incremental and self._pending == 1
         self.append_text = run.log.append_text
+        self._meter: Meter | None = None
+        hold = None if run.admission is None else run.admission.hold
+        if hold is not None and hold.output_tokens:
+            grows = not spec.sampling.max_output_tokens
+            self._meter = Meter(hold, self._pending, self._stop_at_limit, grows=grows)
+            self.append_text = self._append_metered
 
     def begin(self) -> None:
         """Starts one generation for each choice.
@@ -76,7 +89,9 @@ class ChatWork:
                 error.field = f"spec.chat.{error.field}"  # providers see no more than the chat
             raise
         announced = self._generations[0]
-        self._run.log.begin(route.model_id, _step(announced))
+        admission = self._run.admission
+        rate_state = None if admission is None else admission.rate_state
+        self._run.log.begin(route.model_id, _step(announced), rate_state)
         if count > 1:
             batch = EventBatch()
             for generation in self._generations:
@@ -88,6 +103,9 @@ class ChatWork:
 
     def cancel(self) -> None:
         """Stops all generations."""
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None
         generations, self._generations = self._generations, []
         for generation in generations:
             generation.cancel()
@@ -103,15 +121,21 @@ class ChatWork:
             generation.resume()
 
     def final_events(self, batch: EventBatch) -> None:
-        """Adds the usage so far, once the model has said anything."""
+        """Adds the usage so far, once the model has said anything or the provider has told it."""
         self._flush()
-        if self._usages or self._run.log.fold.has_content:
-            _report(self._usage(), batch)
+        for index, generation in enumerate(self._generations):
+            if index not in self._usages and (told := generation.usage_so_far) is not None:
+                self._usages[index] = told
+        began = bool(self._usages) or self._run.log.fold.has_content
+        if began or self._lost is not None:
+            _report(self._estimate() if began else Usage(), self._lost, batch)
 
     def take(self, index: int, batch: EventBatch) -> None:
         """Appends events of a choice; keeps its usage back, to report that of all choices at the end."""
         if self._pending == 0:
             return
+        if self._meter is not None:
+            self._meter.count(batch)
         events = batch.events
         last = events[-1]
         if last.HasField("usage_reported"):
@@ -125,9 +149,38 @@ class ChatWork:
         else:
             self._run.append(batch)
 
-    def attempt(self, generation: RoutedGeneration) -> None:
-        """Announces another attempt of a choice."""
+    def _append_metered(self, text: str) -> None:
+        """Does what `append_text` says, and counts."""
+        self._run.log.append_text(text)
+        if self._meter is not None:
+            self._meter.count_text(text)
+
+    def _stop_at_limit(self) -> None:
+        """Ends the answer where it is: what is reserved for it is used up, and there is no more to be had."""
+        if self._pending == 0 or self._run.ended:
+            return
+        self._flush()
+        batch = EventBatch()
+        for index in range(len(self._generations)):
+            if not self._run.log.fold.finished(index):
+                finished = batch.events.add().choice_finished
+                finished.choice_index = index
+                finished.finish_reason = FINISH_REASON_LENGTH
+        for index, generation in enumerate(self._generations):
+            if index not in self._usages and (told := generation.usage_so_far) is not None:
+                self._usages[index] = told
+        self._pending = 0
+        self.cancel()
+        if batch.events:
+            self._run.append(batch)
+        self._finish(self._estimate())
+
+    def attempt(self, index: int, generation: RoutedGeneration) -> None:
+        """Announces another attempt of a choice. What the one before has consumed counts beside all that follows."""
         if self._pending:
+            self._usages.pop(index, None)
+            if generation.lost is not None:
+                self._lost = sum_of_calls(generation.lost, self._lost)
             batch = EventBatch()
             _step(generation).write(batch.events.add().step_started)
             self._run.append(batch)
@@ -147,20 +200,58 @@ class ChatWork:
             return
         self._pending -= 1
         if self._pending == 0:
-            if not self._usages:
+            if len(self._usages) < len(self._generations):
                 self._flush()  # the estimate needs it
-            kept_back, self._kept_back = self._kept_back, None
             usage = self._usage()
             self._generations.clear()  # they know their sinks, which know this: no cycle is left to the collector
-            if self._run.unseen:
-                self._run.complete_unseen(kept_back, usage, FINAL_EVENTS)
+            self._finish(usage)
+
+    def _finish(self, usage: Usage) -> None:
+        """Ends the run well, once whatever has to be settled before is settled."""
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None
+        admission = self._run.admission
+        if admission is None or not admission.settles:
+            self._complete(usage)
+        else:
+            self._settle(admission, usage)
+
+    def _settle(self, admission: Admission, usage: Usage) -> None:
+        """Completes the run once its turn and its charge are on disk."""
+        total = usage if self._lost is None else sum_of_calls(self._lost, usage)
+        record = None
+        if admission.turn is not None:
+            self._flush()
+            record = Run(id=self._run.id)
+            self._run.log.fold.fill(record)
+            record.state = Run.STATE_COMPLETED
+            record.usage.CopyFrom(total)
+
+        def settled(outcome: RunCompleted, error: BaseException | None) -> None:
+            if self._run.ended:
                 return
-            batch = kept_back or EventBatch()
-            _report(usage, batch)
-            completed = batch.events.add().step_completed
-            completed.step_id = FIRST_STEP
-            completed.usage.CopyFrom(usage)
-            self._run.complete(batch)
+            if error is None:
+                self._complete(usage, outcome)
+            elif isinstance(error, DragomanError):
+                self._run.fail(error.to_failure())
+            else:
+                self._run.fail(internal_failure(error))
+
+        admission.settle(total, record, settled)
+
+    def _complete(self, usage: Usage, outcome: RunCompleted | None = None) -> None:
+        """Ends the run well; `outcome` is what its last event tells, if anything."""
+        kept_back, self._kept_back = self._kept_back, None
+        if self._run.unseen and self._lost is None:
+            self._run.complete_unseen(kept_back, usage, FINAL_EVENTS, outcome)
+            return
+        batch = kept_back or EventBatch()
+        total = _report(usage, self._lost, batch)
+        completed = batch.events.add().step_completed
+        completed.step_id = FIRST_STEP
+        completed.usage.CopyFrom(total)
+        self._run.complete(batch, outcome)
 
     def _flush(self) -> None:
         """Appends what was kept back."""
@@ -180,15 +271,17 @@ class ChatWork:
         self._run.fail(internal_failure(error))
 
     def _usage(self) -> Usage:
-        """Returns what the run consumed so far."""
-        if len(self._usages) == 1:
-            (usage,) = self._usages.values()
-            return usage
-        if self._usages:
-            return total_of_choices(self._usages[index] for index in sorted(self._usages))
+        """Returns what the run consumed, now that it is complete."""
+        usages = self._usages
+        if len(usages) < len(self._generations):
+            return self._estimate()
+        return usages[0] if len(usages) == 1 else total_of_choices(usages[index] for index in sorted(usages))
+
+    def _estimate(self) -> Usage:
+        """Returns what the run consumed so far: what is known, and a guess of the rest."""
         record = Run()
         self._run.log.fold.fill(record)
-        return estimate(self._spec, record)
+        return estimate(self._spec, record, self._usages)
 
 
 class _ChoiceSink:
@@ -207,8 +300,21 @@ class _ChoiceSink:
         work = self._work
         if work is not None:
             try:
-                if work.keeps_back or not work.append_text(batch):
+                if not work.keeps_back and (text := sole_text(batch)):
+                    work.append_text(text)
+                else:
                     work.take(self._index, batch)
+            except Exception as error:  # a sink never raises
+                work.crashed(error)
+
+    def on_text(self, text: str) -> None:
+        work = self._work
+        if work is not None:
+            try:
+                if work.keeps_back:
+                    work.take(self._index, text_batch(text))
+                else:
+                    work.append_text(text)
             except Exception as error:  # a sink never raises
                 work.crashed(error)
 
@@ -216,7 +322,7 @@ class _ChoiceSink:
         work = self._work
         if work is not None:
             try:
-                work.attempt(generation)
+                work.attempt(self._index, generation)
             except Exception as error:  # a sink never raises
                 work.crashed(error)
 
@@ -229,10 +335,13 @@ class _ChoiceSink:
                 work.crashed(error)
 
 
-def _report(usage: Usage, batch: EventBatch) -> None:
+def _report(usage: Usage, lost: Usage | None, batch: EventBatch) -> Usage:
+    """Adds the usage to a batch, and returns that of the whole run: with what was lost."""
+    total = sum_of_calls(usage, lost)
     reported = batch.events.add().usage_reported
     reported.last_call.CopyFrom(usage)
-    reported.run_total.CopyFrom(usage)
+    reported.run_total.CopyFrom(total)
+    return total
 
 
 def _step(generation: RoutedGeneration) -> Step:

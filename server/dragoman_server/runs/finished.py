@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from dragoman.v1.account_service_pb2 import KeyRole
 from dragoman_server.errors import EventsEvicted
 
 if TYPE_CHECKING:
     from dragoman.v1.event_pb2 import CancelReason
     from dragoman.v1.run_pb2 import Run
+    from dragoman_server.caller import Caller
     from dragoman_server.runs.log import Subscription, Watcher
+
+
+Owner = tuple[str, str]
+"""Whose a run is: the account, and the user in it, who may be empty."""
+
+
+def sees(caller: Caller, owner: Owner) -> bool:
+    """Tells whether a caller sees a run: members see their own, administrators all of their account."""
+    account_id, user_id = owner
+    return account_id == caller.account_id and (user_id == caller.user_id or caller.role >= KeyRole.KEY_ROLE_ADMIN)
 
 
 class KeptRun(Protocol):
@@ -20,8 +32,8 @@ class KeptRun(Protocol):
         """The run's id."""
 
     @property
-    def account_id(self) -> str:
-        """The account that it belongs to."""
+    def owner(self) -> Owner:
+        """The account that it belongs to, and the user in it."""
 
     def record(self) -> Run:
         """Returns the record so far; it is shared: reading is free, changing it is forbidden."""
@@ -66,10 +78,10 @@ def evicted(run_id: str, wanted: int, first: int, last: int) -> EventsEvicted:
 class FinishedRun:
     """A run of which only the record is kept. Nobody watches it, so there is nothing to hold or detach."""
 
-    __slots__ = ("_record", "account_id")
+    __slots__ = ("_record", "owner")
 
-    def __init__(self, account_id: str, record: Run) -> None:
-        self.account_id = account_id
+    def __init__(self, owner: Owner, record: Run) -> None:
+        self.owner = owner
         self._record = record
 
     @property

@@ -17,11 +17,11 @@ from dragoman.v1.run_pb2 import Run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dragoman.v1.event_pb2 import CancelReason, StepStarted, TokenLogprob
+    from dragoman.v1.event_pb2 import CancelReason, RunCompleted, StepStarted, TokenLogprob
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.message_pb2 import Citation, Part
     from dragoman.v1.run_pb2 import Choice
-    from dragoman.v1.usage_pb2 import Usage
+    from dragoman.v1.usage_pb2 import RateState, Usage
 
 CONTENT_KINDS = frozenset(
     {"text_delta", "reasoning_delta", "refusal_delta", "audio_delta", "tool_call_started", "service_result"}
@@ -158,6 +158,8 @@ class Fold:
         has_content: Whether the model has said anything.
         usage: What the run consumed so far, as reported.
         last_sequence: Sequence of the newest event applied.
+        outcome: What the end of a run that ended well tells.
+        rate_state: What was left of the caller's limits when the run began.
     """
 
     __slots__ = (
@@ -172,7 +174,9 @@ class Fold:
         "has_content",
         "last_sequence",
         "model",
+        "outcome",
         "provider",
+        "rate_state",
         "state",
         "upstream_model",
         "usage",
@@ -192,6 +196,8 @@ class Fold:
         self.attempts = 0
         self.dropped_params: Sequence[str] = ()
         self.emulated_features: Sequence[str] = ()
+        self.outcome: RunCompleted | None = None
+        self.rate_state: RateState | None = None
         self._choices: dict[int, _ChoiceState] = {}
         self._marks: dict[str, dict[int, _ChoiceState]] = {}
 
@@ -226,20 +232,23 @@ class Fold:
         if events:
             self.last_sequence = event.sequence
 
-    def begin(self, model: str, step: Step) -> None:
+    def begin(self, model: str, step: Step, rate_state: RateState | None = None) -> None:
         """Does what `apply` does for a `run_started` and the first `step_started`."""
         self.model = model
+        self.rate_state = rate_state
         _, self.provider, self.upstream_model, self.attempts, self.dropped_params, self.emulated_features = step
         self._marks[step.step_id] = {}
         self.last_sequence = 2
 
-    def complete(self, usage: Usage, nanos: int) -> None:
+    def complete(self, usage: Usage, nanos: int, outcome: RunCompleted | None = None) -> None:
         """Does what `apply` does for the last `usage_reported` and a `run_completed`, but for the sequence.
 
         Args:
             usage: What the run consumed.
             nanos: When it ended, in nanoseconds since the epoch.
+            outcome: What its last event tells, if anything.
         """
+        self.outcome = outcome
         self.usage = usage
         self.state = Run.STATE_COMPLETED
         end_time = self.end_time = Timestamp()
@@ -278,6 +287,10 @@ class Fold:
             run.cancel_reason = self.cancel_reason
         if self.end_time is not None:
             run.end_time.CopyFrom(self.end_time)
+        if self.rate_state is not None:
+            run.rate_state.CopyFrom(self.rate_state)
+        if self.outcome is not None:
+            _fill_outcome(run, self.outcome)
         for index in sorted(self._choices):
             self._choices[index].fill(index, run.choices.add())
 
@@ -288,7 +301,10 @@ class Fold:
         return choice
 
     def _run_started(self, event: RunEvent) -> None:
-        self.model = event.run_started.model
+        started = event.run_started
+        self.model = started.model
+        if started.HasField("rate_state"):
+            self.rate_state = started.rate_state
 
     def _step_started(self, event: RunEvent) -> None:
         started = event.step_started
@@ -354,6 +370,7 @@ class Fold:
 
     def _run_completed(self, event: RunEvent) -> None:
         self.state, self.end_time = Run.STATE_COMPLETED, event.event_time
+        self.outcome = event.run_completed
 
     def _run_failed(self, event: RunEvent) -> None:
         self.state, self.end_time = Run.STATE_FAILED, event.event_time
@@ -370,6 +387,14 @@ _HANDLERS: dict[str, Callable[[Fold, RunEvent], None]] = {
     if (handler := getattr(Fold, f"_{field.name}", None)) is not None
 }
 """What each kind does to the state; kinds without an entry (progress, artifacts) leave the record as it is."""
+
+
+def _fill_outcome(run: Run, outcome: RunCompleted) -> None:
+    if outcome.HasField("charge"):
+        run.charge.CopyFrom(outcome.charge)
+    if outcome.conversation_id:
+        run.conversation_id = outcome.conversation_id
+        run.message_ids.extend(outcome.message_ids)
 
 
 def fold(events: Iterable[RunEvent]) -> Run:

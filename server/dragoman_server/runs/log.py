@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 from dragoman_server.errors import WatcherTooSlow
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.runs.finished import evicted
-from dragoman_server.runs.fold import Fold, plain_text
+from dragoman_server.runs.fold import Fold
 
 if TYPE_CHECKING:
-    from dragoman.v1.usage_pb2 import Usage
+    from collections.abc import Callable
+
+    from dragoman.v1.event_pb2 import RunCompleted
+    from dragoman.v1.usage_pb2 import RateState, Usage
     from dragoman_server.errors import DragomanError
     from dragoman_server.runs.fold import Step
     from dragoman_server.runs.retention import Budget
@@ -39,24 +42,42 @@ class Watcher(Protocol):
         """Takes the end, once and last: None after the terminal event, else why the watcher was dropped."""
 
 
+class TextWatcher(Watcher, Protocol):
+    """A watcher that takes text without a message around it: nobody writes what nobody reads."""
+
+    @property
+    def on_text(self) -> Callable[[str, int, int], bool] | None:
+        """Takes a piece of text in place of its batch: the text, its sequence, the size that its batch would have.
+
+        It returns whether it took the text; if not, and if there is None here, the watcher gets the batch.
+        """
+
+
 EVENTS_PER_TURN = 256
 """Most events of a backlog that one watcher gets before others have their turn."""
 
 TEXT_BATCH_BYTES = 40
 """What a batch of one piece of ASCII text takes beyond the text and the run's id, at most, in bytes."""
 
-_Entry = tuple[int, int, int, EventBatch]
-"""A batch in the ring: its first and last sequence, its size in bytes (at least), and itself."""
+_Opening = tuple[str, "Step", "RateState | None", int]
+"""What the first two events say: the model, the step, what is left of the caller's limits, and when it was."""
+
+_Entry = tuple[int, int, int, EventBatch | str, int]
+"""A batch in the ring: its first and last sequence, its size in bytes (at least), itself, and when it was appended.
+
+One of plain text is just that text, until somebody wants the batch. The time is in nanoseconds since the epoch.
+"""
 
 
 class Subscription:
     """A watcher's place in a log."""
 
-    __slots__ = ("closed", "held", "log", "next_sequence", "watcher")
+    __slots__ = ("closed", "held", "log", "next_sequence", "on_text", "watcher")
 
-    def __init__(self, log: EventLog, watcher: Watcher, next_sequence: int) -> None:
+    def __init__(self, log: EventLog, watcher: Watcher | TextWatcher, next_sequence: int) -> None:
         self.log = log
         self.watcher = watcher
+        self.on_text: Callable[[str, int, int], bool] | None = getattr(watcher, "on_text", None)
         self.next_sequence = next_sequence
         self.held = False
         self.closed = False
@@ -125,15 +146,15 @@ class EventLog:
         self._budget = budget
         self._ring: deque[_Entry] = deque()
         self._bytes = 0
-        self._opening: tuple[str, Step, int] | None = None  # until somebody needs the events: model, step, time
+        self._opening: _Opening | None = None  # until somebody needs the events
         self._delivering = False
         self._again = False
 
-    def begin(self, model: str, step: Step) -> None:
+    def begin(self, model: str, step: Step, rate_state: RateState | None = None) -> None:
         """Does what `append` does for the first two events, but writes them only when they are needed."""
-        self._opening = (model, step, time.time_ns())
+        self._opening = (model, step, rate_state, time.time_ns())
         self.last_sequence = 2
-        self.fold.begin(model, step)
+        self.fold.begin(model, step, rate_state)
 
     def append(self, batch: EventBatch, *, close: bool = False) -> None:
         """Numbers, stamps and folds the events of a batch, keeps it and delivers it. Takes the batch over.
@@ -162,56 +183,54 @@ class EventLog:
         if self.meter is not None and not close:
             self.meter.appended(now, self.fold)
         self.closed = close
-        self._keep(first, sequence, batch.ByteSize(), batch)
+        self._keep(first, sequence, batch.ByteSize(), batch, now)
 
-    def append_text(self, batch: EventBatch) -> bool:
-        """Does what `append` does for a batch of one piece of text and nothing else, which nearly all of a stream are.
-
-        Returns:
-            Whether the batch is such a one; any other is left as it is.
-        """
+    def append_text(self, text: str) -> None:
+        """Does what `append` does for one piece of text of the first choice, which nearly all of a stream are."""
         if self.closed:
-            return False
-        events = batch.events[:]
-        if len(events) != 1:
-            return False
-        (event,) = events
-        text = plain_text(event)
-        if not text:
-            return False
+            return
         if self._opening is not None:
             self._write_opening()
-        batch.run_id = self.run_id
-        event.sequence = sequence = self.last_sequence + 1
+        sequence = self.last_sequence + 1
         now = time.time_ns()
-        stamp = event.event_time
-        stamp.seconds = now // 1_000_000_000
-        stamp.nanos = now % 1_000_000_000
         fold = self.fold
         fold.add_text(text)
         fold.last_sequence = sequence
         if self.meter is not None:
             self.meter.appended(now, fold)
-        size = len(text) + len(self.run_id) + TEXT_BATCH_BYTES if text.isascii() else batch.ByteSize()
-        self._keep(sequence, sequence, size, batch)
-        return True
+        size = (len(text) if text.isascii() else len(text.encode())) + len(self.run_id) + TEXT_BATCH_BYTES
+        self._keep(sequence, sequence, size, text, now)
+
+    def first_content_ms(self, start_micros: int, duration_ms: int) -> int:
+        """Returns when the first content came, in milliseconds since a time; 0 if there was none.
+
+        Where nobody read along, all of the answer came at its end.
+        """
+        if not self.fold.has_content:
+            return 0
+        if self.meter is None or not self.meter.first_content:
+            return duration_ms
+        return max(0, (self.meter.first_content // 1000 - start_micros) // 1000)
 
     def _write_opening(self) -> None:
         """Puts the events of `begin` into the ring, as of then."""
         assert self._opening is not None
-        (model, step, now), self._opening = self._opening, None
+        (model, step, rate_state, now), self._opening = self._opening, None
         batch = EventBatch(run_id=self.run_id)
-        batch.events.add().run_started.model = model
+        started = batch.events.add().run_started
+        started.model = model
+        if rate_state is not None:
+            started.rate_state.CopyFrom(rate_state)
         step.write(batch.events.add().step_started)
         for sequence, event in enumerate(batch.events, 1):
             event.sequence = sequence
             event.event_time.seconds, event.event_time.nanos = divmod(now, 1_000_000_000)
-        self._keep(1, 2, batch.ByteSize(), batch)
+        self._keep(1, 2, batch.ByteSize(), batch, now)
 
-    def _keep(self, first: int, last: int, size: int, batch: EventBatch) -> None:
+    def _keep(self, first: int, last: int, size: int, batch: EventBatch | str, now: int) -> None:
         """Puts a batch into the ring, and delivers it."""
         self.last_sequence = last
-        self._ring.append((first, last, size, batch))
+        self._ring.append((first, last, size, batch, now))
         self._bytes += size
         budget = self._budget
         budget.used += size  # as `Budget.take`, without the call
@@ -237,13 +256,16 @@ class EventLog:
         self.closed = True
         self.clear()
 
-    def complete(self, batch: EventBatch | None, usage: Usage, unwritten: int) -> None:
+    def complete(
+        self, batch: EventBatch | None, usage: Usage, unwritten: int, outcome: RunCompleted | None = None
+    ) -> None:
         """Does what `conclude` does for the last events of a run that ended well, most of which are not even written.
 
         Args:
             batch: The last events of the answer itself, if any.
             usage: What the run consumed.
             unwritten: How many events would follow those of the batch, up to the terminal one.
+            outcome: What the terminal one would tell, if anything.
         """
         self._opening = None
         fold = self.fold
@@ -252,7 +274,7 @@ class EventLog:
             events = batch.events[:]
             fold.apply(events)
             sequence += len(events)
-        fold.complete(usage, time.time_ns())
+        fold.complete(usage, time.time_ns(), outcome)
         fold.last_sequence = self.last_sequence = sequence
         self.closed = True
         self.clear()
@@ -288,8 +310,7 @@ class EventLog:
                     if subscription.held or subscription.closed:  # closed since the loop began
                         continue
                     if newest is not None and subscription.next_sequence == newest[0]:
-                        subscription.next_sequence = newest[1] + 1  # it has everything else: nearly always
-                        subscription.watcher.on_batch(newest[3], newest[2])
+                        self._give(subscription, newest)  # it has everything else: nearly always
                     if self.closed or subscription.next_sequence <= self.last_sequence:
                         self._pump(subscription)
         finally:
@@ -327,9 +348,29 @@ class EventLog:
             entry = self._ring[-1]
             if wanted != entry[0]:
                 entry = self._find(wanted)
-            first, last, size, batch = entry
-            subscription.next_sequence = last + 1
-            subscription.watcher.on_batch(batch if wanted == first else _tail(batch, wanted - first), size)
+            self._give(subscription, entry)
+
+    def _give(self, subscription: Subscription, entry: _Entry) -> None:
+        """Delivers what a watcher has not got of a batch."""
+        first, last, size, batch, now = entry
+        wanted = subscription.next_sequence
+        subscription.next_sequence = last + 1
+        if isinstance(batch, str):
+            if (on_text := subscription.on_text) is not None and on_text(batch, last, size):
+                return
+            batch = self._written(batch, last, now)
+        elif wanted != first:
+            batch = _tail(batch, wanted - first)
+        subscription.watcher.on_batch(batch, size)
+
+    def _written(self, text: str, sequence: int, now: int) -> EventBatch:
+        """Returns the batch that a piece of text is."""
+        batch = EventBatch(run_id=self.run_id)
+        event = batch.events.add()
+        event.sequence = sequence
+        event.event_time.seconds, event.event_time.nanos = divmod(now, 1_000_000_000)
+        event.text_delta.text = text
+        return batch
 
     def _find(self, sequence: int) -> _Entry:
         """Returns the kept entry with a sequence, searching from the newest: a watcher seldom lags far."""
@@ -347,7 +388,7 @@ class EventLog:
             self._evict_oldest()
 
     def _evict_oldest(self) -> None:
-        _, last, size, _ = self._ring.popleft()
+        _, last, size, _, _ = self._ring.popleft()
         self._bytes -= size
         self._budget.give(size)
         self.first_sequence = last + 1

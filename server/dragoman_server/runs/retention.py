@@ -12,7 +12,7 @@ from dragoman_server.runs.finished import FinishedRun
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dragoman_server.runs.finished import KeptRun
+    from dragoman_server.runs.finished import KeptRun, Owner
     from dragoman_server.runs.run import LiveRun
 
 RUN_OVERHEAD_BYTES = 4096
@@ -58,8 +58,8 @@ class Budget:
         self.used -= size
 
 
-_Record = tuple[str, float, bytes]
-"""A bare record: its account, the loop time of its end, and its bytes. There may be a hundred thousand of them, and the
+_Record = tuple["Owner", float, bytes]
+"""A bare record: whose it is, the loop time of its end, and its bytes. There may be a hundred thousand of them, and the
 garbage collector passes over plain tuples of such things.
 """
 
@@ -126,7 +126,7 @@ class Retention:
         del self._runs[run.id]
         run.log.clear()
         data = run.record().SerializeToString()
-        self._records[run.id] = (run.account_id, ended, data)
+        self._records[run.id] = (run.owner, ended, data)
         self._budget.take(RECORD_OVERHEAD_BYTES + len(data) - RUN_OVERHEAD_BYTES)
         return len(data) + _FIELD_BYTES
 

@@ -21,9 +21,11 @@ from dragoman_server.runs.log import EventLog, Subscription
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from dragoman.v1.event_pb2 import RunCompleted
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.caller import Caller
+    from dragoman_server.runs.admission import Admission
     from dragoman_server.runs.log import Watcher
     from dragoman_server.runs.retention import Budget
     from dragoman_server.settings import RunSettings
@@ -57,7 +59,9 @@ class LiveRun:
 
     Attributes:
         id: The run's id.
-        account_id: The account that the run belongs to.
+        owner: The account that the run belongs to, and the user in it.
+        admission: What the request was given before it became a run, if it had to ask for anything.
+        caller: Whose run it is.
         log: Its events and their fold.
         create_micros: When it was accepted, in microseconds since the epoch.
         idempotency_key: Under which a duplicate request finds it, or None.
@@ -81,14 +85,16 @@ class LiveRun:
         "_volatile",
         "_waiters",
         "_work",
-        "account_id",
+        "admission",
         "call_id",
+        "caller",
         "create_micros",
         "fingerprint",
         "id",
         "idempotency_key",
         "labels",
         "log",
+        "owner",
         "response_size",
     )
 
@@ -107,11 +113,13 @@ class LiveRun:
         on_settled: Callable[[LiveRun], int | None],
     ) -> None:
         self.id = run_id
-        self.account_id = caller.account_id
+        self.owner = (caller.account_id, caller.user_id)
+        self.caller = caller
+        self.admission: Admission | None = None
         self.log = EventLog(run_id, limits, budget)
         self.create_micros = create_micros
         self.labels = labels
-        self.idempotency_key: tuple[str, str, str] | None = None
+        self.idempotency_key: tuple[str, str, str, str] | None = None
         self.fingerprint = b""
         self.call_id = ""
         self.response_size: int | None = None
@@ -156,9 +164,10 @@ class LiveRun:
         """Appends events of the work."""
         self.log.append(batch)
 
-    def complete(self, batch: EventBatch) -> None:
+    def complete(self, batch: EventBatch, outcome: RunCompleted | None = None) -> None:
         """Ends the run well; the batch holds the last events before the terminal one, if any."""
-        batch.events.add().run_completed.SetInParent()
+        completed = batch.events.add().run_completed
+        completed.SetInParent() if outcome is None else completed.CopyFrom(outcome)
         self._end(batch)
 
     @property
@@ -166,11 +175,13 @@ class LiveRun:
         """Whether nobody sees the events of the run, nor ever will if it ends now."""
         return self._volatile and not self.log.subscriptions
 
-    def complete_unseen(self, batch: EventBatch | None, usage: Usage, unwritten: int) -> None:
+    def complete_unseen(
+        self, batch: EventBatch | None, usage: Usage, unwritten: int, outcome: RunCompleted | None = None
+    ) -> None:
         """Ends an unseen run well; see `EventLog.complete`."""
         if not self.log.closed:
             self._drop_work()
-            self.log.complete(batch, usage, unwritten)
+            self.log.complete(batch, usage, unwritten, outcome)
             self._after_end()
 
     def fail(self, failure: Failure) -> None:
@@ -363,7 +374,7 @@ class LiveRun:
         run.first_available_sequence = self.log.first_sequence
 
 
-def internal_failure(error: Exception) -> Failure:
+def internal_failure(error: BaseException) -> Failure:
     """Returns what a run fails with when this server is at fault; the details go to the log, not to the client."""
     message = f"an internal error ended the run ({type(error).__name__}); the server's log has the details"
     return DragomanError(message, reason=Reason.INTERNAL).to_failure()

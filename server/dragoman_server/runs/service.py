@@ -16,7 +16,9 @@ from dragoman.v1.run_pb2 import (
 )
 from dragoman_server.errors import IdempotencyConflict, InvalidRequest, NotFound, Unavailable
 from dragoman_server.ids import new_id
+from dragoman_server.runs.admission import Domains, Gate, note_usage
 from dragoman_server.runs.chat import ChatWork
+from dragoman_server.runs.finished import sees
 from dragoman_server.runs.images import check_images
 from dragoman_server.runs.retention import Budget, Retention
 from dragoman_server.runs.run import LiveRun
@@ -26,10 +28,13 @@ from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from dragoman.v1.run_pb2 import RunSpec
+    from dragoman.v1.usage_pb2 import Charge
     from dragoman_server.caller import Caller
     from dragoman_server.catalog.service import Catalog
     from dragoman_server.clock import Clock
+    from dragoman_server.runs.admission import Admission
     from dragoman_server.runs.finished import KeptRun
+    from dragoman_server.runs.validation import Findings
     from dragoman_server.settings import LimitSettings, RunSettings
     from dragoman_server.telemetry.metrics import CoreMetrics
     from dragoman_server.telemetry.tracing import Tracer
@@ -37,6 +42,9 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 SWEEP_SECONDS = 1.0
+
+_RequestKey = tuple[str, str, str, str]
+"""Under which a request id is known: the account, the user in it, the method, and the id."""
 
 
 class StartOptions(NamedTuple):
@@ -70,6 +78,7 @@ class Runs:
         metrics: Counts the runs.
         tracer: Traces them, if anyone does.
         vision: What images a request may carry; as by default if not given.
+        domains: Who else has a say in runs.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class Runs:
         metrics: CoreMetrics | None = None,
         tracer: Tracer | None = None,
         vision: VisionSettings | None = None,
+        domains: Domains | None = None,
     ) -> None:
         self._settings = settings
         self._vision = vision or VisionSettings()
@@ -91,7 +101,10 @@ class Runs:
         self._tracer = tracer
         self._budget = Budget(settings.total_bytes)
         self._kept = Retention(self._budget, settings.retention, self._free_request_id)
-        self._by_request: dict[tuple[str, str, str], LiveRun] = {}
+        self._domains = domains or Domains()
+        self._gate = Gate(catalog, self._domains)
+        self._by_request: dict[_RequestKey, LiveRun] = {}
+        self._being_admitted: dict[_RequestKey, asyncio.Event] = {}
         self._draining = False
         self._idle: asyncio.Event | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -106,33 +119,89 @@ class Runs:
         """What all kept runs take together, in bytes."""
         return self._budget.used
 
-    def start(self, caller: Caller, spec: RunSpec, options: StartOptions) -> LiveRun:
-        """Starts a run, or returns the one that the same request id started before.
+    async def submit(self, caller: Caller, spec: RunSpec, options: StartOptions) -> LiveRun:
+        """Starts a run once it is admitted, or returns the one that the same request id started before.
+
+        It waits for nothing unless limits, credits, a persona or a conversation have a say.
 
         Raises:
             InvalidRequest: If the spec breaks a rule.
-            NotFound: If there is no such model.
+            NotFound: If there is no such model or conversation.
+            Forbidden: If the caller may not ask for the model.
+            RateLimited: If the caller asks for too much.
+            InsufficientCredits: If the balance does not buy the work.
             IdempotencyConflict: If the request id was used with another spec.
             Unavailable: If there is no room for the run, the model is not ready, or the server shuts down.
         """
-        plain, has_images = check_request(spec, options.request_id)
-        key = (caller.account_id, options.method, options.request_id) if options.request_id else None
+        if not self._gate.concerns(caller, spec.chat):
+            return self.start(caller, spec, options)
+        asked = asyncio.get_running_loop().time()
+        findings = check_request(spec, options.request_id)
+        key = _key_of(caller, options)
+        while key is not None and key not in self._by_request and key in self._being_admitted:
+            await self._being_admitted[key].wait()  # the same request, a moment before
+        if key is not None:
+            if (known := self._by_request.get(key)) is not None:
+                return _same(known, _fingerprint(spec), options.request_id)
+            self._being_admitted[key] = asyncio.Event()
+        try:
+            self._check_room()
+            run_id = new_id("run")
+            admission = await self._gate.admit(
+                caller, spec.chat, run_id, incremental=options.incremental or key is not None
+            )
+            if options.time_remaining is not None:
+                waited = asyncio.get_running_loop().time() - asked
+                options = options._replace(time_remaining=max(0.0, options.time_remaining - waited))
+            try:
+                return self.start(caller, spec, options, run_id, admission, findings)
+            except BaseException:
+                admission.withdraw()
+                raise
+        finally:
+            if key is not None:
+                self._being_admitted.pop(key).set()
+
+    def start(
+        self,
+        caller: Caller,
+        spec: RunSpec,
+        options: StartOptions,
+        run_id: str = "",
+        admission: Admission | None = None,
+        findings: Findings | None = None,
+    ) -> LiveRun:
+        """Does what `submit` says, for a request that is admitted, or that nobody has a say in.
+
+        Args:
+            caller: Whose run it is.
+            spec: What is to be executed.
+            options: How the call starts it.
+            run_id: Its id, if it has one already.
+            admission: What the request was given.
+            findings: What was seen of it, if it was checked already.
+        """
+        plain, has_images = findings or check_request(spec, options.request_id)
+        key = _key_of(caller, options)
         fingerprint = b""
         if key is not None:
-            fingerprint = hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()
+            fingerprint = _fingerprint(spec)
             if (known := self._by_request.get(key)) is not None:
                 return _same(known, fingerprint, options.request_id)
         self._check_room()
-        route = self._catalog.route(spec.chat)
-        chat = self._catalog.settle(route, spec.chat)
-        if has_images:
+        if admission is None:
+            route = self._catalog.route(spec.chat, caller.grants)
+            chat = self._catalog.settle(route, spec.chat)
+        else:
+            route, chat = admission.route, admission.chat
+        if has_images or (admission is not None and admission.turn is not None):
             check_images(chat.messages, self._vision, remote=self._catalog.takes_addresses(route))
         if plain and not options.request_id:
             policy, detach_ttl = options.default_policy, 0.0
         else:
             policy, detach_ttl = self._policy(spec, options)
         run = LiveRun(
-            new_id("run"),
+            run_id or new_id("run"),
             caller,
             self._settings,
             self._budget,
@@ -144,6 +213,7 @@ class Runs:
             on_settled=self._kept.reduce,
         )
         run.idempotency_key, run.fingerprint, run.call_id = key, fingerprint, options.call_id
+        run.admission = admission
         work = ChatWork(run, chat, route, incremental=options.incremental or key is not None)
         run.begin(work, self._deadline(None if plain else spec, options))
         if self._metrics is not None and options.incremental:
@@ -166,13 +236,13 @@ class Runs:
         return run
 
     def get(self, caller: Caller, run_id: str) -> KeptRun:
-        """Returns a kept run of the caller's account.
+        """Returns a kept run that the caller sees.
 
         Raises:
             NotFound: If there is none (RUN_NOT_FOUND).
         """
         run = self._kept.get(run_id)
-        if run is None or run.account_id != caller.account_id:
+        if run is None or not sees(caller, run.owner):
             raise NotFound(
                 f"the run `{run_id}` does not exist or is no longer kept",
                 reason=Reason.RUN_NOT_FOUND,
@@ -182,10 +252,10 @@ class Runs:
         return run
 
     def list(self, caller: Caller, limit: int, before_id: str = "") -> list[KeptRun]:
-        """Returns kept runs of the caller's account, newest first: at most `limit`, older than a given one."""
+        """Returns kept runs that the caller sees, newest first: at most `limit`, older than a given one."""
         found: list[KeptRun] = []
         for run in self._kept.newest_first():
-            if run.account_id == caller.account_id and (not before_id or run.id < before_id):
+            if sees(caller, run.owner) and (not before_id or run.id < before_id):
                 found.append(run)
                 if len(found) == limit:
                     break
@@ -237,12 +307,20 @@ class Runs:
         self._kept.finish(run, asyncio.get_running_loop().time())
         if run.failed_unseen:
             self._free_request_id(run)
+        if run.admission is not None:
+            run.admission.close(run.record(), lambda charge: self._note(run, charge))
+        else:
+            self._note(run, None)
         if self._metrics is not None:
             self._metrics.run_ended(run.log.fold, run.create_micros * 1000)
         if self._tracer is not None:
             self._tracer.run_ended(run.record())
         if self._idle is not None and not self.active:
             self._idle.set()
+
+    def _note(self, run: LiveRun, charge: Charge | None) -> None:
+        if self._domains.usage is not None:
+            note_usage(self._domains.usage, run, charge)
 
     def _free_request_id(self, run: LiveRun) -> None:
         key = run.idempotency_key
@@ -259,6 +337,14 @@ class Runs:
         self._kept.sweep(asyncio.get_running_loop().time())
         if self._kept:
             self._sweep_later()
+
+
+def _key_of(caller: Caller, options: StartOptions) -> _RequestKey | None:
+    return (caller.account_id, caller.user_id, options.method, options.request_id) if options.request_id else None
+
+
+def _fingerprint(spec: RunSpec) -> bytes:
+    return hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()
 
 
 def _same(run: LiveRun, fingerprint: bytes, request_id: str) -> LiveRun:

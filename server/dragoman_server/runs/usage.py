@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from dragoman.v1.usage_pb2 import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from dragoman.v1.message_pb2 import Message
     from dragoman.v1.run_pb2 import ChatSpec, Run
 
 CHARACTERS_PER_TOKEN = 4
@@ -39,16 +40,72 @@ def total_of_choices(usages: Iterable[Usage]) -> Usage:
     return total
 
 
-def estimate(spec: ChatSpec, record: Run) -> Usage:
-    """Returns a guess from the lengths of the texts, for providers that report nothing."""
-    asked = sum(len(part.text.text) for message in spec.messages for part in message.parts)
-    said = 0
-    for choice in record.choices:
-        for part in choice.message.parts:
-            said += len(part.text.text) + len(part.reasoning.text) + len(part.refusal.text)
-            said += len(part.tool_call.name) + len(part.tool_call.arguments)
-    return Usage(
-        input_tokens=-(-asked // CHARACTERS_PER_TOKEN),
-        output_tokens=-(-said // CHARACTERS_PER_TOKEN),
-        estimated=True,
+def estimate(spec: ChatSpec, record: Run, told: Mapping[int, Usage]) -> Usage:
+    """Returns the usage of a run: what its providers told, and a guess of the rest from the lengths of the texts.
+
+    Args:
+        spec: What was asked for.
+        record: What was answered.
+        told: What is known of choices, by their index. A count of 0 is not known.
+    """
+    total = Usage()
+    prompt = next((usage for usage in told.values() if usage.input_tokens), None)
+    if prompt is not None:
+        total.CopyFrom(prompt)
+        total.ClearField("output_tokens")
+        total.ClearField("output_details")
+    else:
+        total.input_tokens = _tokens(sum(len(part.text.text) for message in spec.messages for part in message.parts))
+        total.estimated = True
+    said = {choice.index: _length(choice.message) for choice in record.choices}
+    for index in said.keys() | told.keys():
+        usage = told.get(index)
+        if usage is not None and usage.output_tokens:
+            add_output(total, usage)
+        elif said.get(index):
+            total.output_tokens += _tokens(said[index])
+            total.estimated = True
+    return total
+
+
+def _length(message: Message) -> int:
+    """Returns how many characters the model wrote."""
+    return sum(
+        len(part.text.text)
+        + len(part.reasoning.text)
+        + len(part.refusal.text)
+        + len(part.tool_call.name)
+        + len(part.tool_call.arguments)
+        for part in message.parts
     )
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // CHARACTERS_PER_TOKEN)
+
+
+def prompt_tokens(spec: ChatSpec) -> int:
+    """Returns how many tokens a prompt has at most, as far as that can be told without its model's tokenizer.
+
+    It counts a token for every three bytes of text, where English has one for four characters and most scripts one for
+    a character or less, and what wraps each message. What is no text is counted at what common models ask at most.
+    """
+    size = sum(len(text.encode()) for text in spec.context)
+    tokens = 0
+    for message in spec.messages:
+        tokens += _TOKENS_PER_MESSAGE
+        for part in message.parts:
+            kind = part.WhichOneof("kind")
+            if kind == "text":
+                size += len(part.text.text.encode())
+            elif kind in _INLINE_TOKENS:
+                tokens += _INLINE_TOKENS[kind]
+            else:
+                size += part.ByteSize()
+    size += sum(tool.ByteSize() for tool in spec.tools) + spec.response_format.ByteSize()
+    return tokens + -(-size // _BYTES_PER_TOKEN)
+
+
+_BYTES_PER_TOKEN = 3
+_TOKENS_PER_MESSAGE = 8
+_INLINE_TOKENS = {"image": 2_000, "audio": 10_000, "file": 50_000}

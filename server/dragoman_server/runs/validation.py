@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.reasons import Reason
-from dragoman.v1.message_pb2 import ROLE_ASSISTANT, ROLE_TOOL, Role
 from dragoman.v1.run_pb2 import DISCONNECT_POLICY_DETACH_FOR, DURABILITY_DURABLE, ChatSpec
-from dragoman.v1.sampling_pb2 import MODALITY_AUDIO, Sampling
+from dragoman.v1.sampling_pb2 import MODALITY_AUDIO
 from dragoman.v1.tool_pb2 import ToolMode
 from dragoman_server.errors import InvalidRequest, Unimplemented
+from dragoman_server.messages import check_message
+from dragoman_server.sampling import check_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dragoman.v1.message_pb2 import Message, Part
     from dragoman.v1.run_pb2 import RunSpec
     from dragoman.v1.tool_pb2 import Tool
 
@@ -25,32 +24,9 @@ MAX_REQUEST_ID = 255
 MAX_LABELS = 16
 MAX_LABEL_KEY = 64
 MAX_LABEL_VALUE = 512
-MAX_CHOICES = 128
-MAX_STOPS = 16
-MAX_TOP_LOGPROBS = 20
 MAX_DETACH_SECONDS = 24 * 3600
 
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "top_k": (0, 2**31 - 1),
-    "min_p": (0, 1),
-    "frequency_penalty": (-2, 2),
-    "presence_penalty": (-2, 2),
-    "repetition_penalty": (0, 100),
-    "max_output_tokens": (1, 2**31 - 1),
-    "top_logprobs": (0, MAX_TOP_LOGPROBS),
-    "choice_count": (1, MAX_CHOICES),
-}
-"""Range of each number of the sampling, both ends included."""
-
-_BOUNDS = {Sampling.DESCRIPTOR.fields_by_name[name]: bounds for name, bounds in RANGES.items()}
-_TOP_LOGPROBS = Sampling.DESCRIPTOR.fields_by_name["top_logprobs"]
-
-ROLES = frozenset(Role.values()) - {Role.ROLE_UNSPECIFIED}
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-ASSISTANT_ONLY = frozenset({"reasoning", "refusal", "tool_call"})
-INLINE_KINDS = frozenset({"image", "audio", "file"})
 CARRIED_JSON = frozenset(
     {"chat_template_kwargs_json", "web_search_options_json", "moderation_json", "prompt_cache_options_json"}
 )
@@ -117,7 +93,7 @@ def _check_chat(chat: ChatSpec) -> bool:
         raise _invalid("spec.chat.messages", "is empty: a conversation needs at least one message")
     has_images = False
     for number, message in enumerate(messages):
-        has_images |= _check_message(message, number)
+        has_images |= check_message(message, number)
     for descriptor, value in chat.ListFields():
         if descriptor in _SIMPLE:
             continue
@@ -133,68 +109,8 @@ def _check_modalities(chat: ChatSpec) -> None:
         raise _invalid("spec.chat.audio", "is missing: spoken output needs a voice")
 
 
-def _check_message(message: Message, number: int) -> bool:
-    """Checks a message; returns whether there may be images in it."""
-    has_images = False
-    role = message.role
-    if role not in ROLES:
-        raise _invalid(f"spec.chat.messages[{number}].role", "is missing or unknown")
-    for position, part in enumerate(message.parts[:]):
-        kind = part.WhichOneof("kind")
-        if kind == "text":
-            continue
-        where = f"spec.chat.messages[{number}].parts[{position}]"
-        if kind is None:
-            raise _invalid(where, "has no kind, or one that this server does not know")
-        if kind in ASSISTANT_ONLY and role != ROLE_ASSISTANT:
-            raise _invalid(where, f"is a {kind}, which only an assistant message may have")
-        if (kind == "tool_result") != (role == ROLE_TOOL):
-            raise _invalid(where, "must be a tool result in a tool message, and only there")
-        _check_part(part, kind, where)
-        has_images |= kind in ("image", "tool_result")
-    if role == ROLE_TOOL and not any(part.HasField("tool_result") for part in message.parts):
-        raise _invalid(f"spec.chat.messages[{number}].parts", "needs a tool result in a tool message")
-    return has_images
-
-
-def _check_part(part: Part, kind: str, where: str) -> None:
-    if kind in INLINE_KINDS:
-        if not _has_source(part, kind):
-            raise _invalid(f"{where}.{kind}", "has no source: give its data or where it is")
-        if kind == "image" and part.image.WhichOneof("source") == "data" and not part.image.media_type:
-            raise _invalid(f"{where}.image.media_type", "is missing: inline images need one")
-    elif kind == "tool_call" and not (part.tool_call.id and part.tool_call.name):
-        raise _invalid(f"{where}.tool_call", "needs an id and a name")
-    elif kind == "tool_result" and not part.tool_result.call_id:
-        raise _invalid(f"{where}.tool_result.call_id", "is missing")
-
-
-def _has_source(part: Part, kind: str) -> bool:
-    if kind == "audio":
-        return bool(part.audio.data or part.audio.audio_id)
-    return getattr(part, kind).WhichOneof("source") is not None
-
-
 def _check_sampling(chat: ChatSpec) -> None:
-    sampling = chat.sampling
-    for descriptor, value in sampling.ListFields():
-        bounds = _BOUNDS.get(descriptor)
-        if bounds is not None and bounds[0] <= value <= bounds[1] and descriptor is not _TOP_LOGPROBS:
-            continue
-        name = descriptor.name
-        if bounds is not None:
-            if not bounds[0] <= value <= bounds[1]:  # NaN fails too
-                text = f"is {value:g}, but must be between {bounds[0]:g} and {bounds[1]:g}"
-                raise _invalid(f"spec.chat.sampling.{name}", text)
-            if name == "top_logprobs" and not sampling.logprobs:
-                raise _invalid("spec.chat.sampling.top_logprobs", "needs `logprobs`")
-        elif name == "stop":
-            if len(value) > MAX_STOPS or not all(value):
-                raise _invalid("spec.chat.sampling.stop", f"must be at most {MAX_STOPS} texts, none of them empty")
-        elif name == "logit_bias":
-            for token, bias in value.items():
-                if not (math.isfinite(bias) and -100 <= bias <= 100) or token < 0:
-                    raise _invalid("spec.chat.sampling.logit_bias", "must map token ids to values between -100 and 100")
+    check_sampling(chat.sampling)
 
 
 def _check_lone_choice(chat: ChatSpec) -> None:

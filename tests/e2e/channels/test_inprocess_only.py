@@ -128,6 +128,39 @@ async def test_a_pushed_message_that_is_too_large_ends_the_call() -> None:
     assert handler.over.cancelled()
 
 
+class TextKeepingSink(KeepingSink):
+    """Takes text as such, too."""
+
+    def on_text(self, text: str, sequence: int) -> None:
+        self.on_message((text, sequence))
+
+
+async def test_text_is_pushed_without_a_message_to_who_takes_it() -> None:
+    handler, sink = PushingHandler(), TextKeepingSink()
+    open_stream(channel_to(True, WatchRun=handler), WATCH, pb.WatchRunRequest(), sink)
+    target = await handler.target
+    message = pb.WatchRunResponse(run_id="r")
+    target.on_message(message)
+    assert target.on_text("Hel", 2, 50)
+    assert not target.on_text("too large, perhaps", 3, 100_001)
+    assert target.on_text("lo", 3, 100_000)
+    assert sink.messages == [message, ("Hel", 2), ("lo", 3)]
+    handler.over.set_result(None)
+    assert await sink.end() == CallStatus(grpc.StatusCode.OK)
+    assert target.on_text("late", 4, 50)
+    assert len(sink.messages) == 3
+
+
+async def test_a_sink_of_messages_gets_no_text() -> None:
+    handler, sink = PushingHandler(), KeepingSink()
+    handle = open_stream(channel_to(WatchRun=handler), WATCH, pb.WatchRunRequest(), sink)
+    target = await handler.target
+    assert not target.on_text("Hel", 2, 50)
+    handle.cancel()
+    await sink.end()
+    assert sink.messages == []
+
+
 async def test_only_pushed_calls_have_a_push_target() -> None:
     seen: list[object] = []
 

@@ -38,6 +38,7 @@ from dragoman_server.inprocess import InProcessServer
 from tests.support.echo_service import FLOOD_BYTES, EchoService, Notes, NotingInterceptor
 from tests.support.lanes import MAX_BYTES, TunnelServer, stream_request
 from tests.support.sinks import KeepingSink
+from tests.support.waiting import at_rest, until
 
 STREAM = StreamRpc("/dragoman.v1.RunService/StreamRun", pb.StreamRunRequest, pb.StreamRunResponse)
 WATCH = StreamRpc("/dragoman.v1.RunService/WatchRun", pb.WatchRunRequest, pb.WatchRunResponse)
@@ -372,10 +373,7 @@ async def test_a_paused_call_does_not_hold_up_others(pair: tuple[Served, TunnelC
     open_stream(channel, STREAM, stream_request("count", 500), quick)
     assert (await quick.end()).code is grpc.StatusCode.OK
     assert len(quick.messages) == 500
-    await asyncio.sleep(0.2)
-    sent, got = server.service.sent, len(slow.messages)
-    await asyncio.sleep(0.2)
-    assert (server.service.sent, len(slow.messages)) == (sent, got)
+    sent, _ = await at_rest(lambda: (server.service.sent, len(slow.messages)))
     handle.resume()
     await slow.count(sent + 5)
     handle.cancel()
@@ -387,10 +385,7 @@ async def test_a_client_that_reads_nothing_holds_back_its_calls(pair: tuple[Serv
     frames = Frames(channel)
     await frames.send(*[open_frame(n, stream_request("flood")) for n in range(3)])
     await frames.next()
-    await asyncio.sleep(0.5)
-    sent = server.service.sent
-    await asyncio.sleep(0.3)
-    assert server.service.sent == sent
+    sent = await at_rest(lambda: server.service.sent)
     assert sent * FLOOD_BYTES < 20_000_000  # with what the socket holds
     while server.service.sent < sent + 50:
         await frames.next()
@@ -410,11 +405,7 @@ async def test_a_full_tunnel_holds_back_all_its_calls(
     for handle, sink in zip(handles, sinks, strict=True):
         handle.cancel()
         await sink.end()
-    for _ in range(100):
-        if server.notes.lines.count("cleaned up") == 4:
-            break
-        await asyncio.sleep(0.05)
-    assert server.notes.lines.count("cleaned up") == 4
+    await until(lambda: server.notes.lines.count("cleaned up") == 4)
 
 
 async def test_calls_that_are_given_up_leave_room_for_those_held_back(

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
 
 import grpc
 import pytest
-from prometheus_client import CollectorRegistry
 
 from dragoman.streaming import StreamRpc, open_stream
 from dragoman.v1.run_service_pb2 import ExecuteRunRequest, StreamRunRequest, StreamRunResponse
 from dragoman.v1.run_service_pb2_grpc import RunServiceStub
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
 from tests.support.core import KEY, METADATA, channel_to, running_core
+from tests.support.edge import running_edge
 from tests.support.runs import chat_spec
 from tests.support.sinks import KeepingSink
+from tests.support.stand import stand
+from tests.support.upstream_server import raw, stream
+from tests.support.waiting import until
 
 REQUESTS = 20
-
-
-@pytest.fixture
-def garbage() -> Iterator[list[object]]:
-    """Keeps whatever the collector finds; nothing is collected meanwhile."""
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        yield gc.garbage
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
 
 
 def found(garbage: list[object]) -> list[str]:
@@ -84,9 +70,7 @@ async def test_a_request_over_rest_leaves_no_cycles(stream: bytes, garbage: list
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    async with running_core() as core:
-        settings = EdgeSettings(host="127.0.0.1", port=0)
-        edge = await start_edge(core.channel(), settings, CollectorRegistry())
+    async with running_core() as core, running_edge(core.channel()) as edge:
         reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
         end = b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream == b"true" else b'"usage"'
         for number in range(REQUESTS + 1):
@@ -103,4 +87,25 @@ async def test_a_request_over_rest_leaves_no_cycles(stream: bytes, garbage: list
         assert found(garbage) == []
         writer.close()
         await writer.wait_closed()
-        await edge.stop()
+
+
+async def test_a_reader_who_leaves_leaves_no_cycles(garbage: list[object]) -> None:
+    """Its connection to the provider is closed with it."""
+    begun = stream({"choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}}]}, end=b"")
+    message = {"role": "user", "content": "hi"}
+    async with stand(raw(begun, 600)) as site:
+        for number in range(REQUESTS + 1):
+            answer = await site.client.post(
+                "/v1/chat/completions", json={"model": "m", "messages": [message], "stream": True}
+            )
+            await answer.content.readuntil(b'"a"')
+            answer.close()
+            await until(lambda: not site.core.runs.active and not site.upstreams[0].connections)
+            if number == 0:
+                gc.set_debug(0)
+                gc.collect()
+                gc.set_debug(gc.DEBUG_SAVEALL)
+        await asyncio.sleep(0.05)
+        gc.collect()
+        ours = ("dragoman", "httptools")
+        assert [thing for thing in garbage if type(thing).__module__.startswith(ours)] == []

@@ -7,16 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
-from aiohttp import ClientSession
 from google.protobuf import json_format
-from prometheus_client import CollectorRegistry
 
 from dragoman.v1.run_pb2 import Run
 from dragoman.v1.run_service_pb2 import ExecuteRunRequest
 from dragoman.v1.run_service_pb2_grpc import RunServiceStub
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
-from tests.support.core import KEY, METADATA, running_core
+from tests.support.core import METADATA, running_core
+from tests.support.edge import client_of, running_edge
 from tests.support.runs import chat_spec
 
 SCRIPTS: list[dict[str, Any]] = [
@@ -39,12 +36,10 @@ def without_identity(run: Run) -> Run:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: "-".join(script))
 async def test_rest_and_grpc_give_the_same_run(script: dict[str, Any], stream: bool) -> None:
-    async with running_core() as core:
-        edge = await start_edge(core.channel(), EdgeSettings(host="127.0.0.1", port=0), CollectorRegistry())
-        headers = {"Authorization": f"Bearer {KEY}"}
+    async with running_core() as core, running_edge(core.channel()) as edge:
         prompt = "SCRIPT " + json.dumps(script)
         body = {"model": "demo/echo", "stream": stream, "messages": [{"role": "user", "content": prompt}]}
-        async with ClientSession(f"http://127.0.0.1:{edge.port}", headers=headers) as client:
+        async with client_of(edge) as client:
             async with client.post("/v1/chat/completions", json=body) as answer:
                 await answer.read()
                 run_id = answer.headers["x-dragoman-run-id"]
@@ -54,7 +49,6 @@ async def test_rest_and_grpc_give_the_same_run(script: dict[str, Any], stream: b
         async with grpc.aio.insecure_channel(core.grpc_address) as channel:
             request = ExecuteRunRequest(spec=chat_spec(**script))
             over_grpc = (await RunServiceStub(channel).ExecuteRun(request, metadata=METADATA)).run
-        await edge.stop()
     if not stream or over_grpc.state == Run.STATE_COMPLETED:
         assert without_identity(over_rest) == without_identity(over_grpc)
     else:  # the plain answer of a provider that fails says nothing; a stream has said something by then

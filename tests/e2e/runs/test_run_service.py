@@ -15,7 +15,7 @@ from dragoman.v1.account_service_pb2 import GetCallerRequest
 from dragoman.v1.account_service_pb2_grpc import AccountServiceStub
 from dragoman.v1.catalog_service_pb2 import GetModelRequest, ListModelsRequest
 from dragoman.v1.catalog_service_pb2_grpc import CatalogServiceStub
-from dragoman.v1.event_pb2 import CancelReason, RunEvent
+from dragoman.v1.event_pb2 import CancelReason, RunEvent, TextDelta
 from dragoman.v1.run_pb2 import DisconnectPolicy, Run
 from dragoman.v1.run_service_pb2 import (
     CancelRunRequest,
@@ -29,6 +29,7 @@ from dragoman.v1.run_service_pb2 import (
 )
 from dragoman.v1.run_service_pb2_grpc import RunServiceStub
 from dragoman_server.app import Core
+from dragoman_server.inprocess import InProcessChannel
 from tests.support.core import CHANNELS, METADATA, AnyChannel, channel_to, running_core
 from tests.support.runs import chat_spec
 
@@ -81,6 +82,13 @@ def without_identity(run: Run) -> Run:
     return same
 
 
+def without_time(event: RunEvent) -> RunEvent:
+    same = RunEvent()
+    same.CopyFrom(event)
+    same.ClearField("event_time")
+    return same
+
+
 class Sink:
     """A reader of a pushed stream that may leave at an event."""
 
@@ -125,6 +133,28 @@ async def test_pushed_and_iterated_streams_are_the_same(channel: AnyChannel, stu
     assert sink.status is not None
     assert sink.status.code == grpc.StatusCode.OK
     assert sink.events == await read(stub.StreamRun(request, metadata=METADATA))
+
+
+class TextSink(Sink):
+    """Takes text as such, and makes events of it."""
+
+    texts = 0
+
+    def on_text(self, text: str, sequence: int) -> None:
+        self.texts += 1
+        event = RunEvent(sequence=sequence, text_delta=TextDelta(text=text))
+        self.on_message(StreamRunResponse(events=[event]))
+
+
+async def test_a_sink_that_takes_text_gets_the_same_events(channel: AnyChannel, stub: Any) -> None:
+    request = StreamRunRequest(spec=chat_spec(**SCRIPT), request_id="text")
+    sink = TextSink()
+    sink.handle = open_stream(channel, STREAM_RUN, request, sink, metadata=METADATA)
+    async with asyncio.timeout(10):
+        await sink.ended.wait()
+    expected = await read(stub.StreamRun(request, metadata=METADATA))
+    assert [without_time(event) for event in sink.events] == [without_time(event) for event in expected]
+    assert sink.texts == (len(SCRIPT["text"]) if isinstance(channel, InProcessChannel) else 0)
 
 
 EVENTS_OF_SCRIPT = 15

@@ -11,11 +11,12 @@ from dragoman.v1.message_pb2 import Citation
 from dragoman.v1.run_pb2 import Run
 from dragoman_server.errors import EventsEvicted, WatcherTooSlow
 from dragoman_server.providers.base import EventBatch
+from dragoman_server.providers.wire import sole_text
 from dragoman_server.runs.fold import Step, fold
 from dragoman_server.runs.log import EVENTS_PER_TURN, EventLog, Subscription
 from dragoman_server.runs.retention import Budget
 from dragoman_server.settings import RunSettings
-from tests.support.runs import Collector, text_batch
+from tests.support.runs import Collector, TextCollector, text_batch
 
 
 def make_log(limit: int = 1 << 30, **settings: int) -> EventLog:
@@ -252,9 +253,11 @@ def test_text_is_appended_as_anything_else(events: list[RunEvent]) -> None:
     short.subscribe(seen, 0)
     general.subscribe(expected, 0)
     for event in events:
-        if not short.append_text(batch := EventBatch(events=[event])):
+        if text := sole_text(EventBatch(events=[event])):
+            short.append_text(text)
+        else:
             assert event.text_delta.text == "" or event.text_delta.choice_index or event.text_delta.citations
-            short.append(batch)
+            short.append(EventBatch(events=[event]))
         general.append(EventBatch(events=[event]))
     assert short.last_sequence == general.last_sequence == len(events)
     for one, other in zip(seen.batches, expected.batches, strict=True):
@@ -269,6 +272,50 @@ def test_text_is_appended_as_anything_else(events: list[RunEvent]) -> None:
     assert records[0] == records[1]
 
 
+@given(
+    appended=st.lists(st.lists(st.sampled_from(["a", "bc", "ü"]), max_size=3), max_size=12),
+    joins_at=st.integers(0, 12),
+    after=st.integers(0, 40),
+    most=st.sampled_from([0, 47, 1 << 20]),
+)
+def test_who_takes_text_without_batches_gets_what_everyone_gets(
+    appended: list[list[str]], joins_at: int, after: int, most: int
+) -> None:
+    log = make_log()
+    taker, other = TextCollector(most), Collector()
+    for number, texts in enumerate([*appended, []]):
+        if number == min(joins_at, len(appended)):
+            for watcher in (taker, other):
+                log.subscribe(watcher, min(after, log.last_sequence))
+        if len(texts) == 1:
+            log.append_text(texts[0])
+        elif texts:
+            log.append(text_batch(*texts))
+    end(log)
+    assert (taker.sequences, taker.text, taker.kinds) == (other.sequences, other.text, other.kinds)
+    assert taker.closed == other.closed == 1
+    assert all(event.event_time.seconds > 1_600_000_000 for event in other.events)
+    assert all(batch.run_id == "run_1" for batch in other.batches)
+    sizes = {text_batch(text).ByteSize() for text in taker.texts}
+    assert not sizes or (max(sizes) < min(taker.sizes) and max(taker.sizes) <= most)
+
+
+def test_a_watcher_that_takes_text_may_hold_and_catch_up() -> None:
+    log, watcher = make_log(), TextCollector()
+    subscription = log.subscribe(watcher, 0)
+    log.append_text("a")
+    subscription.hold()
+    log.append_text("b")
+    log.append(text_batch("c", "d"))
+    log.append_text("e")
+    assert watcher.text == "a"
+    subscription.release()
+    end(log)
+    assert watcher.text == "abcde"
+    assert watcher.texts == ["a", "b", "e"]
+    assert watcher.sequences == [1, 2, 3, 4, 5, 6]
+
+
 def test_watchers_hear_sizes_that_are_little_too_large() -> None:
     sizes: list[int] = []
     log = EventLog("run_" + "0" * 32, RunSettings(), Budget(1 << 30))
@@ -280,7 +327,7 @@ def test_watchers_hear_sizes_that_are_little_too_large() -> None:
 
     log.subscribe(Sizes(), 0)
     for text in ("a", "é" * 300, "b" * 70_000, "c" * 2_100_000):
-        assert log.append_text(text_batch(text))
+        log.append_text(text)
     log.append(text_batch("d", "e"))
     assert all(0 <= size < 64 for size in sizes)
     assert len(sizes) == 5

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.reasons import Reason
+from dragoman.v1.account_service_pb2 import KeyRole
 from dragoman.v1.event_pb2 import CancelReason
 from dragoman.v1.message_pb2 import Role
 from dragoman.v1.run_pb2 import DisconnectPolicy, Durability, Run, RunSpec
+from dragoman_server.caller import Caller
 from dragoman_server.errors import DragomanError, EventsEvicted, IdempotencyConflict, InvalidRequest, NotFound
 from dragoman_server.providers.base import GenerationRequest, GenerationSink
 from dragoman_server.providers.scripted import ScriptedProvider
@@ -21,6 +23,7 @@ from dragoman_server.settings import LimitSettings, RunSettings
 from tests.support.runs import CALLER, STRANGER, Collector, chat_spec, engine
 
 Policy = DisconnectPolicy
+USER = Caller("default", "", user_id="user_1")
 HANGING: dict[str, Any] = {"text": ["a", "b"], "hang": True}
 
 
@@ -188,6 +191,33 @@ async def test_a_provider_without_usage_is_estimated() -> None:
         record = await finished(start(runs, chat_spec(text=["four", "more"], usage=False)))
         assert record.usage.estimated
         assert record.usage.output_tokens == 2
+
+
+async def test_usage_of_a_run_that_was_broken_off_is_what_was_told_and_a_guess_of_the_rest() -> None:
+    scripts: list[dict[str, Any]] = [{"hang": True}, {"fail_after": 1}]
+    for ending in scripts:
+        async with engine() as runs:
+            spec = chat_spec(text=["four and more"], usage={"input_tokens": 1234, "output_tokens": 77}, **ending)
+            spec.chat.sampling.choice_count = 2
+            run = start(runs, spec)
+            await until_said(run)
+            run.cancel(CancelReason.CANCEL_REASON_REQUESTED)
+            usage = (await finished(run)).usage
+            assert usage.input_tokens == 1234  # the prompt counts once
+            said = sum(len(part.text.text) for choice in run.record().choices for part in choice.message.parts)
+            assert said
+            assert usage.output_tokens == 4 * (said // len("four and more"))
+            assert usage.estimated
+
+
+async def test_what_was_told_of_a_run_that_was_broken_off_is_no_estimate() -> None:
+    async with engine() as runs:
+        run = start(runs, chat_spec(text=["a long text that counts as one token"], hang=True))
+        await until_said(run)
+        run.cancel(CancelReason.CANCEL_REASON_REQUESTED)
+        usage = run.record().usage
+        assert usage.output_tokens == 1
+        assert not usage.estimated
 
 
 # ---------------------------------------------------------------------- refusals
@@ -359,7 +389,24 @@ async def test_request_ids_are_scoped_by_account_and_method() -> None:
         first = start(runs, chat_spec("one"), "key-1")
         other_method = start(runs, chat_spec("two"), "key-1", method="ExecuteRun")
         other_account = runs.start(STRANGER, chat_spec("three"), StartOptions("StreamRun", "key-1"))
-        assert len({first.id, other_method.id, other_account.id}) == 3
+        other_user = runs.start(USER, chat_spec("four"), StartOptions("StreamRun", "key-1"))
+        assert len({first.id, other_method.id, other_account.id, other_user.id}) == 4
+
+
+async def test_members_see_their_own_runs_and_administrators_all_of_the_account() -> None:
+    options = StartOptions("StreamRun")
+    admin = Caller("default", "key_3", KeyRole.KEY_ROLE_ADMIN, user_id="user_2")
+    async with engine() as runs:
+        mine, theirs = (runs.start(caller, chat_spec("one"), options) for caller in (CALLER, USER))
+        for _ in range(2):  # while they go on, and when only their records are left
+            assert [run.id for run in runs.list(CALLER, 10)] == [mine.id]
+            assert [run.id for run in runs.list(USER, 10)] == [theirs.id]
+            assert {run.id for run in runs.list(admin, 10)} == {mine.id, theirs.id}
+            assert runs.list(STRANGER, 10) == []
+            assert runs.get(USER, theirs.id).id == theirs.id
+            with pytest.raises(NotFound):
+                runs.get(USER, mine.id)
+            await asyncio.gather(finished(mine), finished(theirs))
 
 
 async def test_a_request_id_makes_the_run_outlive_its_caller_for_a_while() -> None:

@@ -1,0 +1,285 @@
+"""What a request passes before it becomes a run, and what is settled when the run ends.
+
+Limits come first, then the conversation and the persona complete the request, then the model's rules settle it, and
+last the credits for it are reserved. What was taken is given back if the run never begins. A run that ends well is
+settled before its end is shown, so that what was acknowledged is on disk; any other right after its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dragoman.v1.event_pb2 import RunCompleted
+from dragoman.v1.run_pb2 import ChatSpec, Run
+from dragoman_server.credits.service import Rule, rule_of
+from dragoman_server.errors import Forbidden, Unimplemented
+from dragoman_server.runs.usage import prompt_tokens
+from dragoman_server.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from dragoman.v1.usage_pb2 import Charge, RateState, Usage
+    from dragoman_server.caller import Caller
+    from dragoman_server.catalog.service import Catalog
+    from dragoman_server.conversations.service import Conversations, Turn
+    from dragoman_server.credits.service import Credits, Hold
+    from dragoman_server.personas.service import Personas
+    from dragoman_server.providers.routing.route import Route
+    from dragoman_server.ratelimits.service import RateLimits, Slot
+    from dragoman_server.runs.run import LiveRun
+    from dragoman_server.usage.service import UsageLog
+
+    Then = Callable[[RunCompleted, BaseException | None], None]
+
+logger = get_logger(__name__)
+
+OPERATION = "chat"
+"""What a chat run is called in prices and usage records."""
+
+STEP = "step_1"
+"""The step that pays, until tools bring more of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Domains:
+    """Who has a say in runs beside the catalogue. Whoever is absent has none."""
+
+    limits: RateLimits | None = None
+    personas: Personas | None = None
+    conversations: Conversations | None = None
+    credits: Credits | None = None
+    usage: UsageLog | None = None
+
+
+class Admission:
+    """What one request was given before it became a run.
+
+    Attributes:
+        chat: What is to be executed.
+        route: Who answers.
+        slot: The run's place within the caller's limits.
+        turn: The turn of a conversation that it is.
+        hold: The credits that are reserved for it.
+    """
+
+    __slots__ = ("chat", "hold", "route", "slot", "turn")
+
+    def __init__(self) -> None:
+        self.chat: ChatSpec
+        self.route: Route
+        self.slot: Slot | None = None
+        self.turn: Turn | None = None
+        self.hold: Hold | None = None
+
+    @property
+    def rate_state(self) -> RateState | None:
+        """What is left of the caller's limits."""
+        return None if self.slot is None else self.slot.state
+
+    @property
+    def settles(self) -> bool:
+        """Whether the end of the run has to wait until something is on disk."""
+        return self.hold is not None or self.turn is not None
+
+    def withdraw(self) -> None:
+        """Gives everything back: the run never began."""
+        if self.slot is not None:
+            self.slot.end(0)
+        if self.hold is not None:
+            _watch_over(self.hold.settle(None, Rule.REFUSED))
+
+    def settle(self, usage: Usage, record: Run | None, then: Then) -> None:
+        """Settles a run that is about to end well, and calls `then` with what its last event tells, or with an error.
+
+        Args:
+            usage: What it consumed.
+            record: The run as it will be; needed if there is a turn.
+            then: Called once, in a later turn of the loop.
+        """
+        closing = None if self.turn is None or record is None else self.turn.close(record)
+        charging = None if self.hold is None else self.hold.settle(usage, Rule.COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [future for future in (closing, charging) if future is not None]
+        left = len(waiting)
+
+        def settled(_: asyncio.Future[Any]) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                error = next((error for future in waiting if (error := _error_of(future))), None)
+                then(RunCompleted() if error else self._outcome(closing, charging), error)
+
+        for future in waiting:
+            future.add_done_callback(settled)
+
+    def _outcome(
+        self, closing: asyncio.Future[list[str]] | None, charging: asyncio.Future[Charge] | None
+    ) -> RunCompleted:
+        outcome = RunCompleted()
+        if self.turn is not None and closing is not None:
+            outcome.conversation_id = self.turn.conversation_id
+            outcome.message_ids.extend(closing.result())
+        if charging is not None:
+            outcome.charge.CopyFrom(charging.result())
+        return outcome
+
+    def close(self, record: Run, then: Callable[[Charge | None], None]) -> None:
+        """Settles whatever is not settled yet, now that the run has ended.
+
+        Args:
+            record: The run.
+            then: Called once with what was charged: now, if that is known.
+        """
+        if self.slot is not None:
+            self.slot.end(record.usage.input_tokens + record.usage.output_tokens)
+        if self.turn is not None:
+            _watch_over(self.turn.close(record))
+        if self.hold is None:
+            then(None)
+        elif record.state == Run.STATE_COMPLETED:
+            then(record.charge)
+        else:
+            usage = record.usage if record.HasField("usage") else None
+            charging = self.hold.settle(usage, rule_of(record))
+            charging.add_done_callback(lambda future: then(None if _error_of(future) else future.result()))
+
+
+class Gate:
+    """Admits requests.
+
+    Args:
+        catalog: The models.
+        domains: Who else has a say.
+    """
+
+    def __init__(self, catalog: Catalog, domains: Domains) -> None:
+        self._catalog = catalog
+        self._domains = domains
+
+    def concerns(self, caller: Caller, chat: ChatSpec) -> bool:
+        """Returns whether a request has to pass at all."""
+        domains = self._domains
+        return bool(
+            (domains.credits is not None and domains.credits.enabled)
+            or (domains.limits is not None and domains.limits.concerns(caller))
+            or chat.conversation_id
+            or chat.persona
+            or chat.context
+        )
+
+    async def admit(self, caller: Caller, chat: ChatSpec, run_id: str, *, incremental: bool) -> Admission:
+        """Returns what the request is given.
+
+        Args:
+            caller: Who asks.
+            chat: What is to be executed.
+            run_id: The id of the run that it is to become.
+            incremental: Whether the answer comes piece by piece, so that more can be reserved while it grows.
+
+        Raises:
+            RateLimited: If the caller asks for too much.
+            InsufficientCredits: If the balance does not buy the work.
+            NotFound: If the model or the conversation does not exist.
+            InvalidRequest: If a value is out of the model's range, or the persona or the token type does not exist.
+        """
+        admission = Admission()
+        try:
+            await self._admit(admission, caller, chat, run_id, incremental)
+        except BaseException:
+            admission.withdraw()
+            raise
+        return admission
+
+    async def _admit(
+        self, admission: Admission, caller: Caller, chat: ChatSpec, run_id: str, incremental: bool
+    ) -> None:
+        domains = self._domains
+        if domains.limits is not None:
+            slot = domains.limits.admit(caller)
+            admission.slot = await slot if inspect.isawaitable(slot) else slot
+        if chat.conversation_id or chat.context:
+            if domains.conversations is None:
+                raise Unimplemented("this server keeps no conversations", field="spec.chat.conversation_id")
+            if chat.conversation_id:
+                _check_scope(caller)
+            turn = await domains.conversations.open_turn(caller, chat)
+            chat = turn.chat
+            if turn.conversation_id:
+                admission.turn = turn
+        if chat.persona:  # after the turn: a conversation may name one, and its instructions are not stored
+            if domains.personas is None:
+                raise Unimplemented("this server keeps no personas", field="spec.chat.persona")
+            chat = await domains.personas.apply(caller, chat)
+        admission.route = self._catalog.route(chat, caller.grants)
+        admission.chat = self._catalog.settle(admission.route, chat)
+        if domains.credits is not None and domains.credits.enabled:
+            await self._reserve(domains.credits, admission, caller, run_id, incremental)
+
+    async def _reserve(
+        self, credits: Credits, admission: Admission, caller: Caller, run_id: str, incremental: bool
+    ) -> None:
+        chat = admission.chat
+        asked = chat.sampling.max_output_tokens or self._catalog.output_limit(admission.route)
+        hold = await credits.hold(
+            caller,
+            run_id=run_id,
+            step_id=STEP,
+            operation=OPERATION,
+            model=admission.route.model_id,
+            token_type=chat.token_type,
+            input_tokens=prompt_tokens(chat),
+            output_tokens=asked,
+            choices=chat.sampling.choice_count or 1,
+        )
+        admission.hold = hold
+        if hold is None or not hold.output_tokens or hold.output_tokens == chat.sampling.max_output_tokens:
+            return
+        if hold.lowered or not incremental:  # else more is reserved while the answer grows
+            admission.chat = limited = ChatSpec()
+            limited.CopyFrom(chat)
+            limited.sampling.max_output_tokens = hold.output_tokens
+
+
+def _check_scope(caller: Caller) -> None:
+    """Refuses turns of conversations to credentials that may run, but may not touch what is stored.
+
+    Raises:
+        Forbidden: If the credential does not have the scope.
+    """
+    scopes = caller.grants.scopes
+    if scopes and "conversations" not in scopes:
+        raise Forbidden(
+            "the credential lacks the scope `conversations`, which a turn of a conversation needs",
+            field="spec.chat.conversation_id",
+            metadata={"scope": "conversations"},
+        )
+
+
+def note_usage(log: UsageLog, run: LiveRun, charge: Charge | None) -> None:
+    """Hands a run that has ended to the usage log."""
+    record = run.record()
+    if charge is not None and not record.HasField("charge"):
+        record = Run(charge=charge)
+        record.MergeFrom(run.record())
+    end = record.end_time.seconds * 1_000_000 + record.end_time.nanos // 1000
+    duration = max(0, (end - run.create_micros) // 1000)
+    first = run.log.first_content_ms(run.create_micros, duration)
+    log.note(record, run.caller, operation=OPERATION, duration_ms=duration, first_content_ms=first)
+
+
+def _watch_over(future: asyncio.Future[Any]) -> None:
+    """Logs what goes wrong where nobody waits for it."""
+    future.add_done_callback(_error_of)
+
+
+def _error_of(future: asyncio.Future[Any]) -> BaseException | None:
+    if future.cancelled():
+        return asyncio.CancelledError()
+    error = future.exception()
+    if error is not None:
+        logger.error("the end of a run could not be settled", error=str(error), exc_info=error)
+    return error

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.support.garbage import garbage
+
+__all__ = ["garbage"]

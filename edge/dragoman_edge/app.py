@@ -10,15 +10,23 @@ from dragoman_edge.edge import Edge
 from dragoman_edge.metrics import EdgeMetrics
 from dragoman_edge.outcome import watched
 from dragoman_edge.request_log import log_requests
+from dragoman_edge.routes.accounts import account_routes
 from dragoman_edge.routes.alchemyst import proxy_routes
+from dragoman_edge.routes.alchemyst_chat import alchemyst_chat_routes
+from dragoman_edge.routes.alchemyst_chats import alchemyst_chats_routes
 from dragoman_edge.routes.chat import chat_routes
+from dragoman_edge.routes.conversations import conversation_routes
+from dragoman_edge.routes.credits import credit_routes
 from dragoman_edge.routes.docs import docs_routes
 from dragoman_edge.routes.embeddings import embedding_routes
 from dragoman_edge.routes.gemini import gemini_routes
 from dragoman_edge.routes.gemini_embeddings import gemini_embedding_routes
 from dragoman_edge.routes.health import health_routes
+from dragoman_edge.routes.logins import login_routes
 from dragoman_edge.routes.models import model_routes
+from dragoman_edge.routes.personas import persona_routes
 from dragoman_edge.routes.runs import run_routes
+from dragoman_edge.routes.usage import usage_routes
 from dragoman_edge.routing import Route, Router
 from dragoman_edge.server import make_server
 
@@ -58,8 +66,16 @@ def build_routes(edge: Edge) -> list[Route]:
         gemini_embedding_routes,
         gemini_routes,
         proxy_routes,
+        alchemyst_chat_routes,
+        alchemyst_chats_routes,
         model_routes,
         run_routes,
+        credit_routes,
+        usage_routes,
+        conversation_routes,
+        persona_routes,
+        account_routes,
+        login_routes,
         health_routes,
     )
     routes = [route for family in families for route in family(edge)]

@@ -9,7 +9,17 @@ from google.rpc import error_details_pb2, status_pb2
 
 from dragoman.reasons import Reason
 from dragoman.streaming import StreamRpc
-from dragoman.v1 import catalog_service_pb2_grpc, embedding_service_pb2_grpc, run_service_pb2, run_service_pb2_grpc
+from dragoman.v1 import (
+    account_service_pb2_grpc,
+    catalog_service_pb2_grpc,
+    conversation_service_pb2_grpc,
+    credit_service_pb2_grpc,
+    embedding_service_pb2_grpc,
+    persona_service_pb2_grpc,
+    run_service_pb2,
+    run_service_pb2_grpc,
+    usage_service_pb2_grpc,
+)
 from dragoman.v1.catalog_service_pb2 import ListModelsRequest
 from dragoman.v1.event_pb2 import CancelReason
 from dragoman.v1.run_pb2 import Run
@@ -64,6 +74,11 @@ class Core:
         runs: The run service.
         catalog: The catalogue.
         embeddings: The embedding service.
+        accounts: The account service.
+        credits: The ledger.
+        usage: The usage service.
+        conversations: The stored conversations.
+        personas: The personas.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -71,6 +86,11 @@ class Core:
         self.runs = run_service_pb2_grpc.RunServiceStub(channel)
         self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
         self.embeddings = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
+        self.credits = credit_service_pb2_grpc.CreditServiceStub(channel)
+        self.usage = usage_service_pb2_grpc.UsageServiceStub(channel)
+        self.accounts = account_service_pb2_grpc.AccountServiceStub(channel)
+        self.conversations = conversation_service_pb2_grpc.ConversationServiceStub(channel)
+        self.personas = persona_service_pb2_grpc.PersonaServiceStub(channel)
 
 
 async def answer_of(call: Awaitable[T]) -> T:
@@ -145,6 +165,17 @@ def error_of_cancellation(reason: int, run_id: str) -> EdgeError:
     """Returns what a cancelled run means to a client that still waits for its answer."""
     name, message = _CANCELLED.get(reason, (Reason.CANCELLED, "The run was cancelled."))
     return EdgeError(message, reason=name, run_id=run_id)
+
+
+def error_of_restart(run_id: str) -> EdgeError:
+    """Returns why a stream that cannot take back what it said ends when a step of the run begins again."""
+    message = f"The run {run_id} began a step again, and what this stream said of it is void: read the run."
+    return EdgeError(message, reason=Reason.UNIMPLEMENTED, run_id=run_id)
+
+
+def error_of_unknown_event() -> EdgeError:
+    """Returns why a stream ends at an event that it has no words for, and must not leave out."""
+    return EdgeError("The run did what this dialect cannot tell.", reason=Reason.UNIMPLEMENTED)
 
 
 def raise_unless_completed(run: Run) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 EXPOSED = ", ".join(
     (
         *("x-request-id", "x-dragoman-run-id", *SERVED),
-        *("x-dragoman-first-available-sequence", "x-should-retry", "retry-after"),
+        *("x-dragoman-first-available-sequence", "x-should-retry", "retry-after", "etag"),
     )
 )
 

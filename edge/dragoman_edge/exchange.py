@@ -42,12 +42,13 @@ class Exchange:
         request: The request.
         request_id: The client's name of it, if that is sane, else a new one.
         headers: What every answer to it carries.
+        key_header: The header whose key counts alone if it is there; see `credential_of`.
         params: The variable parts of its path, decoded.
         trace: The trace that its calls belong to, as metadata; empty when nobody traces.
         served: Takes note of what becomes of it, if anyone wants to know.
     """
 
-    __slots__ = ("headers", "params", "request", "request_id", "served", "trace")
+    __slots__ = ("headers", "key_header", "params", "request", "request_id", "served", "trace")
 
     def __init__(self, request: Request, cors_headers: Mapping[str, str]) -> None:
         self.request = request
@@ -56,6 +57,7 @@ class Exchange:
             given = new_request_id()
         self.request_id = given
         self.headers = {"x-request-id": given, **cors_headers}
+        self.key_header = ""
         self.params = _NO_PARAMS
         self.trace: tuple[tuple[str, str], ...] = ()
         self.served: Served | None = None
@@ -95,7 +97,7 @@ class Exchange:
         Raises:
             EdgeError: If the request carries contradicting or malformed credentials.
         """
-        return self.metadata_with(credential_of(self.request, given))
+        return self.metadata_with(credential_of(self.request, given, key_header=self.key_header))
 
     def metadata_with(self, credential: str | None) -> tuple[tuple[str, str], ...]:
         """Returns the metadata of calls with a credential, which was checked."""

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pool import Default
 
 from dragoman.v1.event_pb2 import RunEvent
 from dragoman.v1.run_service_pb2 import GetRunResponse, ListRunsResponse
@@ -17,7 +18,7 @@ from dragoman_edge.dialects.registry import DIALECTS, REFERENCE
 from dragoman_edge.served import HEADERS as SERVED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from dragoman_edge.routing import Parameter, Route
 
@@ -40,10 +41,13 @@ _CREDENTIALS: dict[str, Any] = {
     "api_key": {"type": "apiKey", "in": "header", "name": "api-key"},
     "x_goog_api_key": {"type": "apiKey", "in": "header", "name": "x-goog-api-key"},
 }
+_CONTRACT = "dragoman.v1."
+"""What the names of the contract's messages begin with; routes may name them as their schemas."""
+_EVENT_STREAM = "text/event-stream"
 _PATH_PARAM = re.compile(r"\{(\w+)(?:\.\.\.)?\}")
 
 
-def build_document(routes: Iterable[Route]) -> dict[str, Any]:
+def build_document(routes: Collection[Route]) -> dict[str, Any]:
     """Returns the document that describes the routes."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -62,7 +66,7 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
         "security": [{name: []} for name in _CREDENTIALS],
         "paths": paths,
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas(routes),
             "securitySchemes": _CREDENTIALS,
         },
     }
@@ -75,9 +79,9 @@ def _operation(route: Route) -> dict[str, Any]:
         "tags": [route.tag],
         "summary": route.summary,
         "responses": {
-            "200": {"description": "The answer.", "headers": _ANSWER_HEADERS, "content": _content(route)},
+            **_good_answers(route),
             "default": {
-                "description": f"What is wrong. Codes: {', '.join(sorted(route.dialect.codes))}.",
+                "description": _errors(route.dialect.codes),
                 "headers": _ANSWER_HEADERS,
                 "content": {"application/json": {"schema": _reference(route.dialect.error_schema)}},
             },
@@ -99,8 +103,17 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
-def _content(route: Route) -> dict[str, Any]:
-    return {media: {"schema": _reference(name)} if name else {} for media, name in route.answers.items()}
+def _errors(codes: frozenset[str]) -> str:
+    return f"What is wrong. Codes: {', '.join(sorted(codes))}." if codes else "What is wrong."
+
+
+def _good_answers(route: Route) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    for media, name in route.answers.items():
+        status = "200" if media == _EVENT_STREAM else str(route.status)
+        answer = {"description": "The answer.", "headers": _ANSWER_HEADERS, "content": {}}
+        answers.setdefault(status, answer)["content"][media] = {"schema": _reference(name)} if name else {}
+    return answers
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -126,6 +139,7 @@ _TARGET = {
         "in_flight": {"type": "integer"},
         "queued": {"type": "integer"},
         "latency_ms": {"type": "integer"},
+        "fault": {"type": "string"},
         "models": {"type": "array", "items": {"type": "string"}},
     },
 }
@@ -136,7 +150,7 @@ _READINESS = {
 }
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas(routes: Collection[Route]) -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     for dialect in DIALECTS:
         schemas |= dialect.load_schemas()
@@ -144,6 +158,19 @@ def _schemas() -> dict[str, Any]:
     schemas["Readiness"] = _READINESS
     for name, descriptor in _PROTO_ANSWERS.items():
         schemas[name] = _message_schema(descriptor, schemas)
+    schemas["ExportedConversation"] = {
+        "type": "object",
+        "properties": {
+            "format": {"const": "dragoman.conversation.v1"},
+            "conversation": _reference("dragoman.v1.Conversation"),
+            "messages": {"type": "array", "items": _reference("dragoman.v1.StoredMessage")},
+        },
+        "required": ["format"],
+    }
+    for name in sorted({name for route in routes for name in (route.request, *route.answers.values())}):
+        if name.startswith(_CONTRACT) and name not in schemas:
+            schemas[name] = {}
+            schemas[name] = _message_schema(Default().FindMessageTypeByName(name), schemas)
     return schemas
 
 

@@ -54,11 +54,13 @@ class Route:
         parameters: Its parameters.
         request: Name of the schema of its JSON body; empty if it takes none.
         answers: Media types of its good answer, with the name of the schema of each; empty if it has no schema.
+        status: The status of its good answer; that of an event stream is 200.
         streams: Whether the answer may be an event stream.
         public: Whether it needs no API key.
         documented: Whether the documentation lists it.
         instead: A header in lower case, and the route of the requests that carry it: two dialects may share a path.
         dialect: The words in which its errors are told.
+        key_header: A header in lower case whose key counts alone if it is there, whatever Authorization says.
     """
 
     method: str
@@ -70,11 +72,13 @@ class Route:
     parameters: tuple[Parameter, ...] = ()
     request: str = ""
     answers: Mapping[str, str] = field(default_factory=lambda: {"application/json": ""})
+    status: int = 200
     streams: bool = False
     public: bool = False
     documented: bool = True
     instead: tuple[str, Route] | None = None
     dialect: Dialect = OPENAI
+    key_header: str = ""
 
 
 class Router:

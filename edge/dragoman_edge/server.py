@@ -80,7 +80,7 @@ class Dispatcher:
                     route, dialect = any_.path, any_.dialect
                     response = _without_handler(exchange, methods, cors)
                 else:
-                    route, dialect = found.path, found.dialect
+                    route, dialect, exchange.key_header = found.path, found.dialect, found.key_header
                     if params:
                         exchange.set_params(params)
                     response = await found.handler(exchange)

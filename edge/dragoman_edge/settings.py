@@ -14,7 +14,7 @@ class EdgeSettings:
         port: Port to listen on; 0 takes any free one.
         max_request_bytes: Largest request body.
         max_json_depth: Deepest nesting of a JSON body.
-        max_header_bytes: Largest request line, and largest single header field; all of them may have twice that.
+        max_header_bytes: Largest request line, and largest single header field; the whole head may have twice that.
         max_connections: Most open connections; more are refused.
         body_timeout: How long a client may take to send a request body.
         idle_timeout: How long a connection may stay open without a request, or take to send a request's head.

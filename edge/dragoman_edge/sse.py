@@ -68,6 +68,13 @@ class Renderer(Protocol[BatchT_contra]):
         """Returns the end of a stream that went wrong after it began."""
 
 
+class TextRenderer(Renderer[BatchT_contra], Protocol[BatchT_contra]):
+    """A renderer that takes text without a batch around it."""
+
+    def render_text(self, text: str, sequence: int) -> bytes:
+        """Does what `render` does for a batch with one text_delta of choice 0, of this text alone; never empty."""
+
+
 class EventStream(Generic[BatchT]):
     """One stream, from the core to one client. It is the sink of the core's stream.
 
@@ -90,6 +97,7 @@ class EventStream(Generic[BatchT]):
         self._exchange = exchange
         self._renderer = renderer
         self._render = renderer.render
+        self._render_text: Callable[[str, int], bytes] | None = getattr(renderer, "render_text", None)
         self._settings = settings
         self._before_head = before_head
         self._loop = asyncio.get_running_loop()
@@ -108,28 +116,50 @@ class EventStream(Generic[BatchT]):
         """Writes a batch."""
         if self._ended:
             return
-        stream = self._stream
-        if stream is None:
+        if self._stream is None:
             self._run_id = message.run_id
             self._before_head(message)
         try:
             data = self._render(message)
         except Exception:
-            ids = {"request_id": self._exchange.request_id, "run_id": self._run_id}
-            logger.exception("a batch could not be rendered", extra=ids)
-            self._end(internal_error())
+            self._fault()
             return
         if self._renderer.ended:
             self._end(self._renderer.failure, data)
         elif data:
-            if stream is None:
-                self._pending.append(data)
+            self._write(data)
+
+    @property
+    def on_text(self) -> Callable[[str, int], None] | None:
+        """Writes text, if the renderer takes it; see `dragoman.streaming.TextSink`."""
+        return None if self._render_text is None else self._write_text
+
+    def _write_text(self, text: str, sequence: int) -> None:
+        if self._ended or self._render_text is None:
+            return
+        try:
+            data = self._render_text(text, sequence)
+        except Exception:
+            self._fault()
+            return
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        stream = self._stream
+        if stream is None:
+            self._pending.append(data)
+            self._wake()
+        else:
+            stream.write(data)
+            self._last_write = self._time()
+            if stream.outlet.writing_paused:
                 self._wake()
-            else:
-                stream.write(data)
-                self._last_write = self._time()
-                if stream.outlet.writing_paused:
-                    self._wake()
+
+    def _fault(self) -> None:
+        """Ends the stream: what came could not be rendered."""
+        ids = {"request_id": self._exchange.request_id, "run_id": self._run_id}
+        logger.exception("a batch could not be rendered", extra=ids)
+        self._end(internal_error())
 
     def on_end(self, status: CallStatus) -> None:
         """Ends the stream; after the run's own end, nothing is left to say."""

@@ -1,39 +1,21 @@
-"""Golden transcripts of streams in the dialect of Gemini; the format is that of test_openai_stream.py."""
+"""Golden transcripts of streams in the dialect of Gemini; `tests.support.transcripts` tells the format."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.json_format import Parse
 
-from dragoman.v1.run_service_pb2 import StreamRunResponse
 from dragoman_edge.dialects.gemini.answer import AnswerOptions
 from dragoman_edge.dialects.gemini.render import GenerateContentRenderer
 from dragoman_edge.dialects.gemini.request import check_message
+from tests.support.transcripts import Transcripts
 
-FOLDER = Path(__file__).parent / "gemini_stream"
-TRANSCRIPTS = sorted(FOLDER.glob("*.txt"))
-EVENTS, WIRE = "--- events\n", "--- wire\n"
+TRANSCRIPTS = Transcripts(Path(__file__).parent / "gemini_stream", AnswerOptions, GenerateContentRenderer)
 
-every_transcript = pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
-
-
-def read(path: Path) -> tuple[AnswerOptions, list[StreamRunResponse], str]:
-    options, _, rest = path.read_bytes().decode().partition(EVENTS)
-    events, _, wire = rest.partition(WIRE)
-    batches = [Parse(line, StreamRunResponse()) for line in events.strip("\n").split("\n")]
-    return AnswerOptions(**json.loads(options)), batches, wire
-
-
-def render(options: AnswerOptions, batches: list[StreamRunResponse]) -> str:
-    renderer = GenerateContentRenderer(options)
-    wire = b"".join(renderer.render(batch) for batch in batches if not renderer.ended)
-    assert renderer.ended
-    return (wire + (renderer.fail(renderer.failure) if renderer.failure else b"")).decode()
+every_transcript = pytest.mark.parametrize("path", TRANSCRIPTS.files, ids=lambda path: path.stem)
 
 
 def frames_of(wire: str, options: AnswerOptions) -> list[Any]:
@@ -48,27 +30,18 @@ def frames_of(wire: str, options: AnswerOptions) -> list[Any]:
 
 @every_transcript
 def test_transcript(path: Path) -> None:
-    options, batches, expected = read(path)
-    wire = render(options, batches)
-    if os.environ.get("DRAGOMAN_WRITE_GOLDEN"):
-        path.write_bytes((path.read_bytes().decode().partition(WIRE)[0] + WIRE + wire).encode())
-    else:
-        assert wire == expected
+    TRANSCRIPTS.check(path)
 
 
 @every_transcript
 def test_batches_do_not_matter(path: Path) -> None:
-    options, batches, expected = read(path)
-    alone = [StreamRunResponse(run_id=batch.run_id, events=[event]) for batch in batches for event in batch.events]
-    assert render(options, alone) == expected
-    together = StreamRunResponse(run_id=batches[0].run_id, events=[event for b in batches for event in b.events])
-    assert render(options, [together]) == expected
+    TRANSCRIPTS.check_batches(path)
 
 
 @every_transcript
 def test_frames_are_what_is_documented(path: Path) -> None:
-    options, batches, _ = read(path)
-    *others, last = frames_of(render(options, batches), options)
+    options, batches, _ = TRANSCRIPTS.read(path)
+    *others, last = frames_of(TRANSCRIPTS.render(options, batches), options)
     for frame in others:
         check_message(frame, "GenerateContentResponse")
         assert "usageMetadata" not in frame
@@ -86,16 +59,11 @@ def test_frames_are_what_is_documented(path: Path) -> None:
 
 @every_transcript
 def test_keep_alives_are_skipped(path: Path) -> None:
-    options, batches, expected = read(path)
-    renderer = GenerateContentRenderer(options)
-    wire = b""
-    for batch in batches:
-        if not renderer.ended:
-            wire += renderer.keep_alive + renderer.render(batch)
-    text = (wire + (renderer.fail(renderer.failure) if renderer.failure else b"")).decode()
+    options, batches, expected = TRANSCRIPTS.read(path)
+    text = TRANSCRIPTS.render(options, batches, keep_alives=True)
     events = text if options.array else "".join(f"{frame}\n\n" for frame in text.split("\n\n") if frame)
     assert frames_of(events, options) == frames_of(expected, options)
 
 
 def test_there_are_transcripts() -> None:
-    assert len(TRANSCRIPTS) >= 20
+    assert len(TRANSCRIPTS.files) >= 20

@@ -85,6 +85,15 @@ def test_tool_calls() -> None:
     ]
 
 
+def test_signed_tool_calls() -> None:
+    parts = [{"tool_call": part["tool_call"] | {"signature": "cHJvb2Y+"}} for part in (FUNCTION, CUSTOM)]
+    body = completion([choice(*parts, FUNCTION, reason="TOOL_CALLS")])
+    signed = {"google": {"thought_signature": "cHJvb2Y+"}}
+    for told in (body, ChatCompletion.model_validate(body).model_dump()):  # the SDK keeps it for who sends it back
+        calls = told["choices"][0]["message"]["tool_calls"]
+        assert [call.get("extra_content") for call in calls] == [signed, signed, None]
+
+
 def test_deprecated_function_call() -> None:
     options = AnswerOptions(legacy_functions=True)
     one = completion([choice(FUNCTION, reason="TOOL_CALLS")], options)["choices"][0]

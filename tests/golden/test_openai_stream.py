@@ -1,77 +1,48 @@
-"""Golden transcripts: what the events of a run look like on the wire, byte for byte.
-
-A transcript is a text file of three parts: the options of the request as JSON, the batches of events as proto-JSON (one
-a line), and the bytes. To write one anew, run with `DRAGOMAN_WRITE_GOLDEN=1`, then read what changed.
-"""
+"""Golden transcripts of streams in the dialect of OpenAI; `tests.support.transcripts` tells the format."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.json_format import Parse
 from openai.types.chat import ChatCompletionChunk
 
-from dragoman.v1.run_service_pb2 import StreamRunResponse
 from dragoman_edge.dialects.openai.answer import AnswerOptions
 from dragoman_edge.dialects.openai.answers import ANSWERS
 from dragoman_edge.dialects.openai.render import ChatRenderer
+from tests.support.transcripts import Transcripts
 
-FOLDER = Path(__file__).parent / "openai_stream"
-TRANSCRIPTS = sorted(FOLDER.glob("*.txt"))
-EVENTS, WIRE = "--- events\n", "--- wire\n"
+TRANSCRIPTS = Transcripts(Path(__file__).parent / "openai_stream", AnswerOptions, ChatRenderer)
 
-
-def read(path: Path) -> tuple[AnswerOptions, list[StreamRunResponse], str]:
-    options, _, rest = path.read_text("utf-8").partition(EVENTS)
-    events, _, wire = rest.partition(WIRE)
-    batches = [Parse(line, StreamRunResponse()) for line in events.strip("\n").split("\n")]
-    return AnswerOptions(**json.loads(options)), batches, wire
-
-
-def render(options: AnswerOptions, batches: list[StreamRunResponse]) -> str:
-    renderer = ChatRenderer(options)
-    wire = b"".join(renderer.render(batch) for batch in batches)
-    assert renderer.ended
-    return (wire + (renderer.fail(renderer.failure) if renderer.failure else b"")).decode()
+every_transcript = pytest.mark.parametrize("path", TRANSCRIPTS.files, ids=lambda path: path.stem)
 
 
 def frames_of(wire: str) -> list[Any]:
     frames = wire.split("\n\n")
     assert frames.pop() == ""
     assert frames.pop() == "data: [DONE]"
-    assert all(frame.startswith("data: ") for frame in frames)
+    assert all(frame.startswith("data: ") and len(frame.splitlines()) == 1 for frame in frames)
     return [json.loads(frame.removeprefix("data: ")) for frame in frames]
 
 
-@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+@every_transcript
 def test_transcript(path: Path) -> None:
-    options, batches, expected = read(path)
-    wire = render(options, batches)
-    if os.environ.get("DRAGOMAN_WRITE_GOLDEN"):
-        path.write_text(path.read_text("utf-8").partition(WIRE)[0] + WIRE + wire, "utf-8")
-    else:
-        assert wire == expected
+    TRANSCRIPTS.check(path)
 
 
-@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+@every_transcript
 def test_batches_do_not_matter(path: Path) -> None:
-    options, batches, expected = read(path)
-    alone = [StreamRunResponse(run_id=batch.run_id, events=[event]) for batch in batches for event in batch.events]
-    assert render(options, alone) == expected
-    together = StreamRunResponse(run_id=batches[0].run_id, events=[event for b in batches for event in b.events])
-    assert render(options, [together]) == expected
+    TRANSCRIPTS.check_batches(path)
 
 
-@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+@every_transcript
 def test_chunks_are_what_is_documented_and_what_the_official_sdk_reads(path: Path) -> None:
-    options, batches, _ = read(path)
+    options, batches, _ = TRANSCRIPTS.read(path)
     roles: dict[int, int] = {}
     finishes: dict[int, int] = {}
-    for frame in frames_of(render(options, batches)):
+    for frame in frames_of(TRANSCRIPTS.render(options, batches)):
         if "error" in frame:
             ANSWERS["Error"].validate_python(frame)
             continue
@@ -93,4 +64,4 @@ def calls_of(frame: Any) -> list[Any]:
 
 
 def test_there_are_transcripts() -> None:
-    assert len(TRANSCRIPTS) >= 10
+    assert len(TRANSCRIPTS.files) >= 20

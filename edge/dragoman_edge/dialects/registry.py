@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from dragoman_edge.dialects.alchemyst import chat_errors as alchemyst_chat_errors
 from dragoman_edge.dialects.alchemyst import errors as alchemyst_errors
 from dragoman_edge.dialects.dialect import Dialect
 from dragoman_edge.dialects.gemini import errors as gemini_errors
 from dragoman_edge.dialects.openai import errors as openai_errors
+from dragoman_edge.dialects.soke import errors as soke_errors
 
 REFERENCE = "#/components/schemas/{model}"
 """Where the documentation has the schemas."""
@@ -29,7 +31,19 @@ def _gemini_schemas() -> dict[str, Any]:
 
 
 def _openai_proxy_schemas() -> dict[str, Any]:
-    from dragoman_edge.dialects.alchemyst.documentation import load_schemas
+    from dragoman_edge.dialects.alchemyst.documentation import load_proxy_schemas
+
+    return load_proxy_schemas()
+
+
+def _alchemyst_schemas() -> dict[str, Any]:
+    from dragoman_edge.dialects.alchemyst.documentation import load_chat_schemas
+
+    return load_chat_schemas(REFERENCE)
+
+
+def _soke_schemas() -> dict[str, Any]:
+    from dragoman_edge.dialects.soke.documentation import load_schemas
 
     return load_schemas()
 
@@ -59,9 +73,32 @@ OPENAI_PROXY = Dialect(
     prefix="/api/v1/proxy/",
     secret_paths=True,
 )
+ALCHEMYST_CHAT = Dialect(
+    name="alchemyst",
+    render_error=alchemyst_chat_errors.render_chat_error,
+    load_schemas=_alchemyst_schemas,
+    error_schema="alchemyst.Error",
+    codes=frozenset(),
+    prefix="/api/v1/chat",
+)
+"""Its families of routes differ in how they tell errors."""
+ALCHEMYST_LISTS = replace(
+    ALCHEMYST_CHAT, render_error=alchemyst_chat_errors.render_list_error, error_schema="alchemyst.ListError"
+)
+ALCHEMYST_STORED = replace(
+    ALCHEMYST_CHAT, render_error=alchemyst_chat_errors.render_stored_error, error_schema="alchemyst.StoredError"
+)
+SOKE = Dialect(
+    name="soke",
+    render_error=soke_errors.render_error,
+    load_schemas=_soke_schemas,
+    error_schema="soke.Error",
+    codes=soke_errors.CODES,
+    prefix="/api/v1/auth/",
+)
 GEMINI_PROXY = replace(GEMINI, name="gemini_proxy", render_error=alchemyst_errors.render_gemini_error)
 """It has no paths of its own where there is no route."""
-DIALECTS = (GEMINI, OPENAI_PROXY, OPENAI)
+DIALECTS = (GEMINI, OPENAI_PROXY, ALCHEMYST_CHAT, SOKE, OPENAI)
 
 
 def dialect_of(path: str) -> Dialect:

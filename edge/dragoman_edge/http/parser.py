@@ -51,7 +51,7 @@ class RequestParser:
     comes after a request waits as bytes, and not as any number of requests.
 
     Attributes:
-        request: The request whose head is complete, until `release`; its body may be on its way.
+        request: The request whose head is complete; its body may be on its way. None lets the next one be parsed.
     """
 
     __slots__ = ("_barren", "_head", "_known", "_left", "_limits", "_llhttp", "_tail", "_upgrading", "request")
@@ -91,10 +91,6 @@ class RequestParser:
             else:
                 data = self._feed_chunks(data)
         return data
-
-    def release(self) -> None:
-        """Forgets the request, which is answered."""
-        self.request = None
 
     def close(self) -> None:
         """Ends parsing. Parser and connection then no longer keep each other."""

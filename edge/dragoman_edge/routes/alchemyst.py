@@ -14,7 +14,7 @@ from dragoman_edge.dialects.openai.request import check_request, invalid, missin
 from dragoman_edge.dialects.registry import GEMINI_PROXY, OPENAI_PROXY
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.routes.chat import generation_of
-from dragoman_edge.routes.gemini import read_generation, unknown_method
+from dragoman_edge.routes.gemini import ALT, read_generation, unknown_method
 from dragoman_edge.routes.generation import PARAMETERS, generate
 from dragoman_edge.routing import Parameter, Route
 
@@ -47,13 +47,13 @@ def proxy_routes(edge: Edge) -> list[Route]:
         if request["model"] not in edge.settings.proxy_default_names:
             names = ", ".join(edge.settings.proxy_default_names)
             raise invalid("model", f"Invalid value for 'model': here it must be one of: {names}.")
-        generation = generation_of(request, openai_error_body)
-        return await generate(edge, exchange, _also(generation, _names_model(edge.settings.proxy_default_model)))
+        generation = _also(generation_of(request, openai_error_body), _names_model(edge.settings.proxy_default_model))
+        return await generate(edge, exchange, generation, exchange.metadata())
 
     async def create_at_upstream(exchange: Exchange) -> Response | Stream:
         upstream = openai_upstream(exchange.request.path[len(PREFIX) : -len(_COMPLETIONS)])
-        generation = generation_of(await read_request(exchange), openai_error_body)
-        return await generate(edge, exchange, _also(generation, _names_upstream(upstream)))
+        generation = _also(generation_of(await read_request(exchange), openai_error_body), _names_upstream(upstream))
+        return await generate(edge, exchange, generation, exchange.metadata())
 
     async def read_request(exchange: Exchange) -> ChatCompletionRequest:
         request = check_request(await read_json_object(exchange.request, edge.settings))
@@ -70,8 +70,8 @@ def proxy_routes(edge: Edge) -> list[Route]:
         if not task.model or task.method not in _STREAMS:
             raise unknown_method(task.method)
         generation = await read_generation(edge, exchange, query, task.model, streams=_STREAMS[task.method])
-        metadata = exchange.metadata_with(ours)
-        return await generate(edge, exchange, _also(generation, _names_upstream(upstream)), metadata=metadata)
+        generation = _also(generation, _names_upstream(upstream))
+        return await generate(edge, exchange, generation, exchange.metadata_with(ours))
 
     return [
         *_default_routes(create_by_default),
@@ -163,7 +163,7 @@ def _gemini_routes(handler: Handler) -> list[Route]:
         tag=_TAG,
         summary="Generates content at a server of your choice, with your key for it.",
         description=_GEMINI,
-        parameters=(_ALT, _KEY, *PARAMETERS),
+        parameters=(ALT, _KEY, *PARAMETERS),
         request="gemini.GenerateContentRequest",
         answers={
             "application/json": "gemini.GenerateContentResponse",
@@ -180,12 +180,6 @@ def _gemini_routes(handler: Handler) -> list[Route]:
 _TAG = "Proxies"
 _CHAT_ANSWERS = {"application/json": "ChatCompletion", "text/event-stream": "ChatCompletionChunk"}
 _KEY = Parameter("key", "query", "The API key for the upstream server, if it is not in `x-goog-api-key`.")
-_ALT = Parameter(
-    "alt",
-    "query",
-    "`sse` asks for server-sent events; otherwise the stream is a JSON array.",
-    {"type": "string", "enum": ["json", "sse"]},
-)
 _UPSTREAM = """\
 `proxyUrl` is the base URL of a server on this server's allow-list, raw or percent-encoded once; without a scheme it is
 `https`. The Authorization header has the key for this server, the path the one for the other."""

@@ -30,7 +30,7 @@ def chat_routes(edge: Edge) -> list[Route]:
 
     async def create(exchange: Exchange) -> Response | Stream:
         body = await read_json_object(exchange.request, edge.settings)
-        return await generate(edge, exchange, generation_of(check_request(body)))
+        return await generate(edge, exchange, generation_of(check_request(body)), exchange.metadata())
 
     return [
         Route(

@@ -81,7 +81,8 @@ def render_page(document: dict[str, Any]) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])} "
         f'The same for programs: <a href="/openapi.json">openapi.json</a>.</p><p>Send an API key as '
-        f"<code>Authorization: Bearer KEY</code>, <code>x-api-key</code> or <code>api-key</code>.</p>"
+        f"<code>Authorization: Bearer KEY</code>, <code>x-api-key</code>, <code>api-key</code> or "
+        f"<code>x-goog-api-key</code>.</p>"
         f"<ul>{''.join(links)}</ul>{body}<h2>Schemas</h2>{schemas}</body></html>"
     )
 
@@ -107,9 +108,10 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
         parts.append(_table(("Parameter", "In", "Meaning"), rows))
     if request := operation.get("requestBody"):
         parts.append(f"<p>Body: {_type(request['content']['application/json']['schema'])}</p>")
-    for media, content in operation["responses"]["200"]["content"].items():
-        shape = f": {_type(content['schema'])}" if "schema" in content else ""
-        parts.append(f"<p>Answers <code>{escape(media)}</code>{shape}</p>")
+    for status, response in operation["responses"].items():
+        for media, content in response["content"].items() if status != "default" else ():
+            shape = f": {_type(content['schema'])}" if "schema" in content else ""
+            parts.append(f"<p>Answers {status} <code>{escape(media)}</code>{shape}</p>")
     return "".join(parts) + "</section>"
 
 

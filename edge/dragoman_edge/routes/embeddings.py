@@ -10,6 +10,7 @@ from dragoman_edge.body import read_json_object
 from dragoman_edge.calls import answer_of
 from dragoman_edge.dialects.openai.embeddings import MAX_VALUES, read_request, render_pieces
 from dragoman_edge.routing import Route
+from dragoman_edge.served import tell_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,8 +70,7 @@ async def answer_embeddings(
     response = await answer_of(edge.core.embeddings.Embed(request, metadata=metadata))
     if exchange.served is not None:
         exchange.served.take_vectors(response)
-    exchange.headers["x-dragoman-provider"] = response.provider
-    exchange.headers["x-dragoman-attempts"] = str(response.attempts)
+    tell_vectors(exchange.headers, response)
     return exchange.json(await _joined(render(response)))
 
 
@@ -83,6 +83,4 @@ async def _joined(pieces: Iterable[bytes]) -> bytes:
     return bytes(whole)
 
 
-_DESCRIPTION = """\
-The vectors come in the order of the inputs. `x-dragoman-provider` names who made them, `x-dragoman-attempts` how many \
-attempts it took."""
+_DESCRIPTION = "The vectors come in the order of the inputs."

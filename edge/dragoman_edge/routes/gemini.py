@@ -45,7 +45,7 @@ def gemini_routes(edge: Edge) -> list[Route]:
     async def answer(exchange: Exchange, *, streams: bool) -> Response | Stream:
         query = exchange.query()
         generation = await read_generation(edge, exchange, query, exchange.params["model_id"], streams=streams)
-        return await generate(edge, exchange, generation, credential=query.get("key"))
+        return await generate(edge, exchange, generation, exchange.metadata(query.get("key")))
 
     generations = _generation_routes("/v1beta/models", generate_content, stream_generate_content)
     # An SDK of Google's asks under v1 when it is given no version.
@@ -93,7 +93,7 @@ def gemini_catalogue(edge: Edge) -> tuple[Route, Route]:
             get_gemini_model,
             tag=_TAG,
             summary="Returns a model.",
-            parameters=(_KEY,),
+            parameters=(KEY,),
             answers={"application/json": "gemini.Model"},
             dialect=GEMINI,
         ),
@@ -110,7 +110,7 @@ def _generation_routes(models: str, whole: Handler, stream: Handler) -> list[Rou
             tag=_TAG,
             summary="Generates content.",
             description=_WHOLE,
-            parameters=(_KEY, *PARAMETERS),
+            parameters=(KEY, *PARAMETERS),
             request="gemini.GenerateContentRequest",
             answers={"application/json": "gemini.GenerateContentResponse"},
             dialect=GEMINI,
@@ -122,7 +122,7 @@ def _generation_routes(models: str, whole: Handler, stream: Handler) -> list[Rou
             tag=_TAG,
             summary="Generates content, as a stream of partial answers.",
             description=_STREAM,
-            parameters=(_ALT, _KEY, *PARAMETERS),
+            parameters=(ALT, KEY, *PARAMETERS),
             request="gemini.GenerateContentRequest",
             answers={
                 "text/event-stream": "gemini.GenerateContentResponse",
@@ -149,15 +149,8 @@ async def _refuse_method(exchange: Exchange) -> NoReturn:
 
 def unknown_method(name: str) -> EdgeError:
     """Returns the refusal of a method of models that there is not."""
-    method = name[:60]
-    if method in _NOT_OFFERED:
-        message = f"The method {method!r} is not offered by this server."
-        return EdgeError(message, reason=Reason.UNIMPLEMENTED, status=404)
-    message = f"Unknown method {method!r}; the documentation at /docs lists what there is."
+    message = f"This server has no method {name[:60]!r} of models; the documentation at /docs lists those it has."
     return EdgeError(message, reason=Reason.NOT_FOUND)
-
-
-_NOT_OFFERED = frozenset({"countTokens", "batchGenerateContent", "predict", "predictLongRunning"})
 
 
 async def read_generation(
@@ -196,15 +189,17 @@ def _page_size(query: dict[str, str]) -> int:
 
 
 _TAG = "Gemini"
-_KEY = Parameter("key", "query", "The API key, for clients that do not send it in a header.")
-_ALT = Parameter(
+KEY = Parameter("key", "query", "The API key, for clients that do not send it in a header.")
+"""The parameter that Google's dialect has for the key."""
+ALT = Parameter(
     "alt",
     "query",
     "`sse` asks for server-sent events; otherwise the stream is a JSON array.",
     {"type": "string", "enum": ["json", "sse"]},
 )
+"""The parameter that says how a stream is framed."""
 _PAGING = (
-    _KEY,
+    KEY,
     Parameter("pageSize", "query", "Most models to return.", {"type": "integer", "minimum": 0}),
     Parameter("pageToken", "query", "`nextPageToken` of the page before."),
 )

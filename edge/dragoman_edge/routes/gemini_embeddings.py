@@ -9,7 +9,8 @@ from dragoman_edge.body import read_json_object
 from dragoman_edge.dialects.gemini.embeddings import read_batch, read_single, render_batch, render_single
 from dragoman_edge.dialects.registry import GEMINI
 from dragoman_edge.routes.embeddings import answer_embeddings
-from dragoman_edge.routing import Parameter, Route
+from dragoman_edge.routes.gemini import KEY
+from dragoman_edge.routing import Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def gemini_embedding_routes(edge: Edge) -> list[Route]:
             tag="Gemini",
             summary=summary,
             description="The same is served under `/v1`.",
-            parameters=(_KEY,),
+            parameters=(KEY,),
             request=f"gemini.{message}Request",
             answers={"application/json": f"gemini.{message}Response"},
             dialect=GEMINI,
@@ -59,6 +60,3 @@ def gemini_embedding_routes(edge: Edge) -> list[Route]:
     ]
     twins = [replace(route, path=route.path.replace("/v1beta/", "/v1/"), documented=False) for route in routes]
     return [*routes, *twins]
-
-
-_KEY = Parameter("key", "query", "The API key, for clients that do not send it in a header.")

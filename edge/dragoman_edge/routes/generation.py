@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from dragoman_edge.http.stream import Stream
 
 _DISCONNECT = "X-Dragoman-Disconnect"
+CONVERSATION = "X-Dragoman-Conversation"
+"""The header that names a stored conversation."""
+PERSONA = "X-Dragoman-Persona"
+"""The header that names a persona."""
+_TOKEN_TYPE = "X-Token-Type"
 _DETACH_FOR = re.compile(r"detach-for=([0-9]{1,5})")
 _POLICIES = {
     "cancel": DisconnectPolicy.DISCONNECT_POLICY_CANCEL,
@@ -34,9 +39,7 @@ async def generate(
     edge: Edge,
     exchange: Exchange,
     generation: Generation,
-    *,
-    credential: str | None = None,
-    metadata: Metadata | None = None,
+    metadata: Metadata,
 ) -> Response | Stream:
     """Answers a request for a generation.
 
@@ -44,14 +47,11 @@ async def generate(
         edge: The parts of the edge.
         exchange: The request.
         generation: What it asks for.
-        credential: A credential that the dialect takes from elsewhere than the headers.
-        metadata: The metadata of the call, if it is not what the exchange makes of the headers and the credential.
+        metadata: The metadata of the call.
 
     Raises:
         EdgeError: If the request is refused, or the run fails before there is anything to show.
     """
-    if metadata is None:
-        metadata = exchange.metadata(credential)
     if generation.renderer is None:
         plain = ExecuteRunRequest()
         generation.fill(plain.spec)
@@ -92,6 +92,12 @@ def _apply_headers(exchange: Exchange, request: StreamRunRequest | ExecuteRunReq
         request.request_id = key
     if (policy := headers.get(_DISCONNECT.lower())) is not None:
         _apply_policy(request.spec, policy.strip().lower())
+    if (conversation := headers.get(CONVERSATION.lower())) is not None:
+        request.spec.chat.conversation_id = conversation
+    if (persona := headers.get(PERSONA.lower())) is not None:
+        request.spec.chat.persona = persona
+    if (token_type := headers.get(_TOKEN_TYPE.lower())) is not None and not request.spec.chat.token_type:
+        request.spec.chat.token_type = token_type
 
 
 def _apply_policy(spec: RunSpec, policy: str) -> None:
@@ -119,6 +125,14 @@ PARAMETERS = (
         "What happens to the run when its last caller has gone: `cancel` it (the default), `detach` it, or "
         "`detach-for=SECONDS`. With an Idempotency-Key the default is `detach-for=60`.",
     ),
+    Parameter(
+        CONVERSATION,
+        "header",
+        "The stored conversation that the request goes on with: its messages precede the request's, and both those and "
+        "the answer are appended to it.",
+    ),
+    Parameter(PERSONA, "header", "The persona that answers."),
+    Parameter(_TOKEN_TYPE, "header", "The currency that pays for the answer, or `auto`, where credits are on."),
     Parameter("X-Request-Id", "header", "The client's own name of the request; the answer repeats it."),
 )
 """The parameters of every generation."""

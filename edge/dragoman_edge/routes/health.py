@@ -52,7 +52,8 @@ def health_routes(edge: Edge) -> list[Route]:
             told.status = 200 if serves else 503
             return told
         if not serves:
-            raise EdgeError("The model is not loaded yet.", reason=Reason.MODEL_NOT_READY, code="not_ready")
+            message = "The server is not ready: a model is still being loaded, or the server shuts down."
+            raise EdgeError(message, reason=Reason.MODEL_NOT_READY, code="not_ready")
         return exchange.json(b'{"status":"ready"}')
 
     async def metrics(exchange: Exchange) -> Response:
@@ -76,7 +77,7 @@ def health_routes(edge: Edge) -> list[Route]:
             ready,
             tag="Operation",
             summary="Tells whether requests can be answered.",
-            description="503 until the model is loaded.",
+            description="503 while a model is being loaded, and while the server drains.",
             parameters=(_VERBOSE,),
             answers={"application/json": "Readiness"},
             public=True,
@@ -104,7 +105,7 @@ def _targets(models: Iterable[Model]) -> list[dict[str, Any]]:
 
 
 def _target(target: ModelTarget) -> dict[str, Any]:
-    return {
+    told = {
         "provider": target.provider,
         "upstream_model": target.upstream_model,
         "health": ModelTarget.Health.Name(target.health).removeprefix("HEALTH_").lower(),
@@ -113,3 +114,6 @@ def _target(target: ModelTarget) -> dict[str, Any]:
         "latency_ms": target.latency_ms,
         "models": [],
     }
+    if target.fault:
+        told["fault"] = target.fault
+    return told

@@ -13,6 +13,7 @@ from dragoman.reasons import Reason
 from dragoman.v1.run_pb2 import DisconnectPolicy, Run
 from tests.e2e.edge.conftest import SETTINGS
 from tests.support.fake_core import RUN_ID, CallFailed, completed, failed, finished, finished_run, started, text, usage
+from tests.support.waiting import at_rest, until
 
 if TYPE_CHECKING:
     from tests.e2e.edge.conftest import Site
@@ -146,8 +147,7 @@ async def test_a_cancelled_run(site: Site) -> None:
 async def test_a_core_that_cannot_be_reached(site: Site) -> None:
     site.core.hold = asyncio.Event()
     request = asyncio.create_task(site.client.post(URL, json=HELLO))
-    while not site.core.requests:
-        await asyncio.sleep(0.01)
+    await until(lambda: site.core.requests)
     await site.stop_core()
     answer = await request
     assert answer.status in (503, 499)
@@ -295,10 +295,9 @@ class TestDisconnect:
     async def test_a_plain_request(self, site: Site) -> None:
         site.core.hold = asyncio.Event()
         request = asyncio.create_task(site.client.post(URL, json=HELLO))
+        await until(lambda: site.core.requests)
+        request.cancel()
         async with asyncio.timeout(10):
-            while not site.core.requests:
-                await asyncio.sleep(0.01)
-            request.cancel()
             await site.core.abandoned.wait()
 
 
@@ -316,13 +315,8 @@ class TestSlowReader:
         try:
             writer.write(site.raw_request(STREAM))
             async with asyncio.timeout(30):
-                while script.sent < 3:
-                    await asyncio.sleep(0.01)
-                previous = -1
-                while script.sent != previous:  # until nothing moves
-                    previous = script.sent
-                    await asyncio.sleep(0.3)
-                assert previous < count
+                await until(lambda: script.sent >= 3)
+                assert await at_rest(lambda: script.sent) < count
                 wire = bytearray()
                 while not wire.endswith(b"0\r\n\r\n"):
                     wire += await reader.read(1 << 20)
@@ -352,11 +346,8 @@ async def test_a_plain_answer_that_is_never_read_is_cut_off(site: Site) -> None:
     _, writer = await site.connect(limit=4096)
     try:
         writer.write(site.raw_request(HELLO))
-        async with asyncio.timeout(20):
-            while not site.core.requests:
-                await asyncio.sleep(0.01)
-            while site.registry.get_sample_value("dragoman_http_open_connections"):
-                await asyncio.sleep(0.05)
+        await until(lambda: site.core.requests)
+        await until(lambda: not site.registry.get_sample_value("dragoman_http_open_connections"))
     finally:
         writer.close()
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 
 import openai
 import pytest
-from prometheus_client import CollectorRegistry
 
-from dragoman_edge.app import start_edge
-from dragoman_edge.settings import EdgeSettings
 from tests.support.core import CHANNELS, KEY, channel_to, running_core
+from tests.support.edge import running_edge, url_of
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,15 +26,12 @@ async def core() -> AsyncIterator[Core]:
 
 @pytest.fixture(params=CHANNELS)
 async def sdk(request: pytest.FixtureRequest, core: Core) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with channel_to(core, request.param) as channel:
-        settings = EdgeSettings(port=0, hold_headers=0.3, keep_alive=0.1, drain_timeout=1)
-        edge = await start_edge(channel, settings, CollectorRegistry())
-        try:
-            url = f"http://{edge.host}:{edge.port}/v1"
-            async with openai.AsyncOpenAI(api_key=KEY, base_url=url, max_retries=0, timeout=20) as client:
-                yield client
-        finally:
-            await edge.stop()
+    async with (
+        channel_to(core, request.param) as channel,
+        running_edge(channel, hold_headers=0.3, keep_alive=0.1) as edge,
+        openai.AsyncOpenAI(api_key=KEY, base_url=f"{url_of(edge)}/v1", max_retries=0, timeout=20) as client,
+    ):
+        yield client
 
 
 def script(**members: object) -> str:
@@ -79,9 +74,7 @@ async def test_leaving_on_any_event_cancels_the_run(core: Core, sdk: openai.Asyn
             if seen == count:
                 break
         await stream.close()
-        async with asyncio.timeout(10):
-            while core.runs.active:
-                await asyncio.sleep(0.01)
+        await until(lambda: not core.runs.active)
         assert await run_state(core, sdk, run_id) == "STATE_CANCELLED"
 
 

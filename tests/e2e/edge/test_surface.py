@@ -158,16 +158,21 @@ async def test_health(site: Site) -> None:
 
 async def test_health_of_the_targets(site: Site) -> None:
     shared = ModelTarget(
-        provider="p", upstream_model="u", health=ModelTarget.HEALTH_DOWN, in_flight=1, queued=2, latency_ms=3
-    )
+        provider="p", upstream_model="u", health=ModelTarget.HEALTH_DOWN, in_flight=1, queued=2, latency_ms=3,
+        fault="PROVIDER_AUTH",
+    )  # fmt: skip
     other = ModelTarget(provider="q", upstream_model="u", health=ModelTarget.HEALTH_UP)
     site.core.models += [Model(id="a", targets=[shared, other]), Model(id="b"), Model(id="c", targets=[shared])]
-    expected = {"provider": "p", "upstream_model": "u", "health": "down", "in_flight": 1, "queued": 2, "latency_ms": 3}
+    expected = {
+        "provider": "p", "upstream_model": "u", "health": "down", "in_flight": 1, "queued": 2, "latency_ms": 3,
+        "fault": "PROVIDER_AUTH",
+    }  # fmt: skip
     async with site.client.get("/readyz?verbose") as answer:
         told = await answer.json()
     assert told["status"] == "ready"
     assert told["targets"][0] == {**expected, "models": ["a", "c"]}
     assert [(target["provider"], target["health"]) for target in told["targets"]] == [("p", "down"), ("q", "up")]
+    assert "fault" not in told["targets"][1]
     await site.core.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     async with site.client.get("/readyz?verbose") as answer:
         assert answer.status == 503
@@ -260,18 +265,37 @@ class TestCors:
 
 
 CONTENT = {"parts": [{"text": "x"}]}
+SAID = [{"role": "user", "content": "x"}]
+CHAT_ID = "64a7f92e9b4f20c5d7f1aabc"
 BODIES: dict[str, dict[str, Any]] = {
     "/completions": {"model": "alchemyst-ai/alchemyst-c1", "messages": [{"role": "user", "content": "x"}]},
     "/embeddings": {"input": "x"},
     ":generateContent": {"contents": [CONTENT]},
     ":streamGenerateContent": {"contents": [CONTENT]},
     ":embedContent": {"content": CONTENT},
+    "/personas/maya": {},
+    "/auth/login": {"email": "a@b", "password": "x"},
+    "/auth/refresh": {"refreshToken": "x"},
+    "/auth/logout": {"refreshToken": "x"},
     ":batchEmbedContents": {"requests": [{"content": CONTENT}]},
+    "/api/v1/chat": {"chat_history": SAID},
+    "/chat/generate": {"chat_history": SAID},
+    "/chat/generate/stream": {"chat_history": SAID},
+    "/chat/new": {"title": "x", "messages": SAID},
+    "/chat/fork": {"chatId": CHAT_ID, "messageId": "x"},
+    "/pin": {"pinned": True},
+    CHAT_ID: {"title": "x"},
 }
 """Bodies of requests, by how their paths end."""
 PLACES = {
     "run_id": RUN_ID,
+    "chatId": CHAT_ID,
     "model_id": "local/small",
+    "conversation_id": "conv_0192f0c1aaaa7bbb8cccddddeeee0001",
+    "name": "maya",
+    "key_id": "key_0192f0c1aaaa7bbb8cccddddeeee0001",
+    "user_id": "user_0192f0c1aaaa7bbb8cccddddeeee0001",
+    "account_id": "default",
     "proxyUrl": "https://api.example.org/v1",
     "OpenAIAPIKey": "sk-theirs",
     "geminiUrl": "generativelanguage.googleapis.com",
@@ -300,8 +324,9 @@ class TestDocumentation:
                 script.push(started(), completed())
                 body = next((body for end, body in BODIES.items() if url.endswith(end)), None)
                 async with site.client.request(method, url, json=body) as answer:
-                    assert answer.status == 200, (method, path)
-                    assert answer.content_type in methods[method]["responses"]["200"]["content"]
+                    responses = methods[method]["responses"]
+                    assert str(answer.status) in responses, (method, path)
+                    assert answer.content_type in responses[str(answer.status)]["content"]
                     await answer.read()
 
     async def test_it_is_valid_and_its_references_lead_somewhere(self, site: Site) -> None:

@@ -6,7 +6,6 @@ Each plays all scenarios in one process of its own, with a model whose id is a s
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.server import CONFIG, Server, running_server
-from tests.support.toolchains import missing, node_version, npm_install, python_with, tool
+from tests.support.toolchains import missing, node_version, npm_install, python_with, run, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,17 +65,8 @@ def program_of(framework: str) -> tuple[list[str], str]:
 def outcomes(request: pytest.FixtureRequest, house: Server) -> dict[str, Any]:
     """What came of each scenario with one framework."""
     program, version = program_of(request.param)
-    done = subprocess.run(
-        [*program, f"{house.url}/v1", house.key, MODEL],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        encoding="utf-8",
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    printed = run([*program, f"{house.url}/v1", house.key, MODEL], timeout=180)
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     assert found.pop("version") == version
     return found
 

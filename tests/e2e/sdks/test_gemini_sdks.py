@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.server import Server, running_server
-from tests.support.toolchains import missing, node_version, npm_package, python_with, tool
+from tests.support.toolchains import missing, node_version, npm_package, python_with, run, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,17 +46,7 @@ def program_of(sdk: str) -> tuple[list[str], str]:
 def outcomes(request: pytest.FixtureRequest, sdk_server: Server) -> dict[str, Any]:
     """What came of each scenario with one SDK."""
     program, version = program_of(request.param)
-    done = subprocess.run(
-        [*program, sdk_server.url, sdk_server.key],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        encoding="utf-8",
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(run([*program, sdk_server.url, sdk_server.key], timeout=180))
     assert found["version"] == version
     return found
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.server import Server, running_server
-from tests.support.toolchains import missing, node_version, npm_package, python_with, tool
+from tests.support.toolchains import missing, node_version, npm_package, python_with, run, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,18 +49,14 @@ def node_sdk() -> str:
 @pytest.fixture(scope="module", params=[*(f"python-{version}" for version in PYTHON_SDKS), "node"])
 def outcomes(request: pytest.FixtureRequest, sdk_server: Server) -> dict[str, Any]:
     """What came of each scenario with one SDK."""
+    program: list[str | Path]
     if request.param == "node":
         version = node_sdk()
         program = [tool("node"), HERE / "openai_node.mjs", npm_package("openai", version)]
     else:
         version = request.param.removeprefix("python-")
         program = [python_with(f"openai=={version}"), HERE / "openai_python.py"]
-    command = [*map(str, program), f"{sdk_server.url}/v1", sdk_server.key]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(run([*program, f"{sdk_server.url}/v1", sdk_server.key], timeout=180))
     assert found["version"] == version
     return found
 

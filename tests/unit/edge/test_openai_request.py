@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -8,13 +9,18 @@ from google.protobuf.json_format import MessageToDict
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from dragoman.reasons import Reason
-from dragoman.v1.run_pb2 import ChatSpec
+from dragoman.v1.event_pb2 import FinishReason
+from dragoman.v1.message_pb2 import TOOL_KIND_FUNCTION, ToolCall
+from dragoman.v1.run_pb2 import ChatSpec, Run
+from dragoman_edge.dialects.openai.answer import AnswerOptions, render_completion
 from dragoman_edge.dialects.openai.request import check_request
 from dragoman_edge.dialects.openai.schemas import ChatCompletionRequest
 from dragoman_edge.dialects.openai.to_proto import fill_chat_spec
 from dragoman_edge.errors import EdgeError
 
 USER = {"role": "user", "content": "hi"}
+FUNCTION_CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CUSTOM_CALL = {"id": "b", "type": "custom", "custom": {"name": "c", "input": "x"}}
 PIXEL = base64.b64encode(b"\x89PNG pixel").decode()
 
 
@@ -198,10 +204,6 @@ def test_deprecated_functions() -> None:
 
 
 def test_conversation() -> None:
-    calls = [
-        {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
-        {"id": "b", "type": "custom", "custom": {"name": "c", "input": "x"}},
-    ]
     spec = spec_of(
         messages=[
             {"role": "system", "content": "s", "name": "sys"},
@@ -212,7 +214,7 @@ def test_conversation() -> None:
                 "reasoning_content": "hm",
                 "refusal": "no",
                 "audio": {"id": "x"},
-                "tool_calls": calls,
+                "tool_calls": [FUNCTION_CALL, CUSTOM_CALL],
                 "function_call": None,
                 "annotations": [],
                 "name": "bot",
@@ -239,6 +241,24 @@ def test_conversation() -> None:
         {"role": "ROLE_ASSISTANT", "parts": [{"refusal": {"text": "never"}}]},
         {"role": "ROLE_TOOL", "parts": [{"tool_result": {"call_id": "a", "parts": [{"text": {"text": "r"}}]}}]},
     ]
+
+
+@pytest.mark.parametrize("signature", ["cHJvb2Y+Pw==", "cHJvb2Y-Pw=="])
+def test_signed_tool_calls(signature: str) -> None:
+    signed = {"extra_content": {"google": {"thought_signature": signature}}}
+    spec = spec_of(messages=called({**FUNCTION_CALL, **signed}, {**CUSTOM_CALL, **signed}, FUNCTION_CALL))
+    assert [part.tool_call.signature for part in spec.messages[0].parts] == [b"proof>?", b"proof>?", b""]
+
+
+def test_an_answer_may_be_sent_back_as_it_is() -> None:
+    call = ToolCall(id="a", name="f", arguments="{}", kind=TOOL_KIND_FUNCTION, signature=b"proof")
+    run = Run(state=Run.STATE_COMPLETED)
+    choice = run.choices.add(finish_reason=FinishReason.FINISH_REASON_TOOL_CALLS)
+    choice.message.parts.add().reasoning.text = "hm"
+    choice.message.parts.add().text.text = "Let me see."
+    choice.message.parts.add().tool_call.CopyFrom(call)
+    answered = json.loads(render_completion(run, AnswerOptions()))["choices"][0]["message"]
+    assert spec_of(messages=[answered]).messages[0].parts == choice.message.parts
 
 
 def test_media() -> None:
@@ -269,6 +289,14 @@ def test_media() -> None:
 
 def image(url: str) -> list[Any]:
     return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+
+def called(*calls: Any) -> list[Any]:
+    return [{"role": "assistant", "tool_calls": list(calls)}]
+
+
+def extra(content: Any) -> list[Any]:
+    return called(FUNCTION_CALL, {**FUNCTION_CALL, "extra_content": content})
 
 
 def function_tool(**members: Any) -> dict[str, Any]:
@@ -322,6 +350,50 @@ def function_tool(**members: Any) -> dict[str, Any]:
             "messages[0].content[0].file",
             "invalid_value",
         ),
+        (
+            {"messages": extra({"google": {"thought_signature": "%%%"}})},
+            "messages[0].tool_calls[1].extra_content.google.thought_signature",
+            "invalid_base64",
+        ),
+        (
+            {"messages": extra({"google": {}})},
+            "messages[0].tool_calls[1].extra_content.google.thought_signature",
+            "missing_required_parameter",
+        ),
+        (
+            {"messages": extra({"vertex": {}})},
+            "messages[0].tool_calls[1].extra_content.google",
+            "missing_required_parameter",
+        ),
+        ({"messages": called({**FUNCTION_CALL, "id": 5})}, "messages[0].tool_calls[0].id", "invalid_type"),
+        ({"messages": called({**FUNCTION_CALL, "foo": 5})}, "messages[0].tool_calls[0].foo", "unknown_parameter"),
+        (
+            {"messages": called({"type": "function", "function": {"name": "f", "arguments": "{}"}})},
+            "messages[0].tool_calls[0].id",
+            "missing_required_parameter",
+        ),
+        (
+            {"messages": called({**FUNCTION_CALL, "function": {"name": "f"}})},
+            "messages[0].tool_calls[0].function.arguments",
+            "missing_required_parameter",
+        ),
+        (
+            {"messages": [{"role": "system", "content": [{"type": "text", "text": 5}]}]},
+            "messages[0].content[0].text",
+            "invalid_type",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "foo": 5}]}]},
+            "messages[0].content[0].foo",
+            "unknown_parameter",
+        ),
+        ({"prediction": {"type": "content", "content": 5}}, "prediction.content", "invalid_type"),
+        (
+            {"prediction": {"type": "content", "content": [{"type": "text"}]}},
+            "prediction.content[0].text",
+            "missing_required_parameter",
+        ),
+        ({"tools": [{**function_tool(), "foo": 1}]}, "tools[0].foo", "unknown_parameter"),
         ({"model": 5}, "model", "invalid_type"),
         ({"temperature": "hot"}, "temperature", "invalid_type"),
         ({"temperature": True}, "temperature", "invalid_type"),

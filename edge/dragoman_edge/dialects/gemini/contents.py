@@ -123,7 +123,7 @@ def _kind_of(part: Json, path: str) -> str:
     if len(kinds) > 1:
         names = " and ".join(snake(name) for name in kinds)
         raise invalid(path, f"'{path}' has {names}: a part has one kind of data.")
-    if not kinds and "thoughtSignature" not in part:
+    if not kinds and not part.get("thoughtSignature"):
         raise invalid(path, f"'{path}' must have data: one of {', '.join(snake(name) for name in _DATA)}.")
     return kinds[0] if kinds else "text"
 

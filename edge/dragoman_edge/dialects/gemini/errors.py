@@ -10,6 +10,7 @@ import orjson
 
 from dragoman.reasons import DOMAIN, Reason
 from dragoman_edge.dialects.dialect import ErrorAnswer
+from dragoman_edge.rate_state import rate_state_of, tell_rate_state
 
 if TYPE_CHECKING:
     from dragoman_edge.errors import EdgeError
@@ -45,11 +46,19 @@ TABLE: dict[Reason, Row] = {
     Reason.API_KEY_INVALID: _UNAUTHENTICATED,
     Reason.API_KEY_EXPIRED: _UNAUTHENTICATED,
     Reason.API_KEY_REVOKED: _UNAUTHENTICATED,
+    Reason.TOKEN_INVALID: _UNAUTHENTICATED,
+    Reason.TOKEN_EXPIRED: _UNAUTHENTICATED,
+    Reason.LOGIN_FAILED: _UNAUTHENTICATED,
+    Reason.ACCOUNT_DISABLED: Row(403, "PERMISSION_DENIED"),
     Reason.FORBIDDEN: Row(403, "PERMISSION_DENIED"),
     Reason.NOT_FOUND: _NOT_FOUND,
     Reason.MODEL_NOT_FOUND: _NOT_FOUND,
     Reason.RUN_NOT_FOUND: _NOT_FOUND,
     Reason.IDEMPOTENCY_CONFLICT: Row(409, "ALREADY_EXISTS"),
+    Reason.CONFLICT: Row(409, "ABORTED"),
+    Reason.INSUFFICIENT_CREDITS: Row(402, "FAILED_PRECONDITION"),
+    Reason.SUBSCRIPTION_REQUIRED: Row(403, "PERMISSION_DENIED"),
+    Reason.RATE_LIMITED: Row(429, "RESOURCE_EXHAUSTED", 1),
     Reason.EVENTS_EVICTED: Row(400, "OUT_OF_RANGE"),
     Reason.WATCHER_TOO_SLOW: _UNAVAILABLE,
     Reason.UPSTREAM_NOT_ALLOWED: _INVALID,
@@ -79,6 +88,8 @@ def render_error(error: EdgeError) -> ErrorAnswer:
     headers = dict(error.headers)
     if wait := _wait(error):
         headers["Retry-After"] = str(math.ceil(wait))
+    if (state := rate_state_of(error.metadata)) is not None:
+        tell_rate_state(headers, state)
     if error.run_id:
         headers["x-dragoman-run-id"] = error.run_id
     return ErrorAnswer(_code(error), error_body(error), headers)
@@ -115,6 +126,8 @@ def _wait(error: EdgeError) -> float:
 
 _CONFIG = "generation_config."
 _FIELDS = (
+    (re.compile(r"^spec\.chat\.conversation_id$"), "X-Dragoman-Conversation"),
+    (re.compile(r"^spec\.chat\.persona$"), "X-Dragoman-Persona"),
     (re.compile(r"^(spec\.)?(chat\.)?"), ""),
     (re.compile(r"^inputs\[(\d+)\].*"), r"requests[\1].content"),  # of embeddings
     (re.compile(r"^inputs$"), "requests"),

@@ -8,17 +8,21 @@ if TYPE_CHECKING:
     from dragoman.v1.catalog_service_pb2 import Model
     from dragoman_edge.dialects.gemini.request import Json
 
-_METHODS = ["generateContent", "streamGenerateContent"]
+_CHAT_METHODS: tuple[str, ...] = ("generateContent", "streamGenerateContent")
+_EMBEDDING_METHODS = ("embedContent", "batchEmbedContents")
 
 
 def model_object(model: Model) -> Json:
     """Returns a model, with what is known of it."""
     can = model.capabilities
+    methods = _CHAT_METHODS if can.chat or not can.embeddings else ()
+    if can.embeddings:
+        methods += _EMBEDDING_METHODS
     made: Json = {
         "name": f"models/{model.id}",
         "version": model.upstream_model,
         "displayName": model.id,
-        "supportedGenerationMethods": [] if can.embeddings and not can.chat else _METHODS,
+        "supportedGenerationMethods": methods,
     }
     known = {
         "inputTokenLimit": model.context_length,

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dragoman.reasons import Reason
 from dragoman.v1.message_pb2 import ToolCall
-from dragoman_edge.calls import error_of_cancellation, error_of_failure
+from dragoman_edge.calls import (
+    error_of_cancellation,
+    error_of_failure,
+    error_of_restart,
+    error_of_unknown_event,
+)
 from dragoman_edge.dialects.gemini.answer import (
     BLOCKED,
     FINISH_REASONS,
@@ -28,7 +32,6 @@ from dragoman_edge.dialects.gemini.answer import (
 )
 from dragoman_edge.dialects.gemini.errors import error_body
 from dragoman_edge.dialects.text import EVENT_STREAM, one_line, quoted
-from dragoman_edge.errors import EdgeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from dragoman.v1.run_service_pb2 import StreamRunResponse
     from dragoman_edge.dialects.gemini.answer import AnswerOptions
     from dragoman_edge.dialects.gemini.request import Json
+    from dragoman_edge.errors import EdgeError
 
 _dumps = orjson.dumps
 
@@ -129,12 +133,20 @@ class GenerateContentRenderer:
                 self._run_id = batch.run_id
                 render(self, event, chunks)
             elif kind is None and not event.ignorable:
-                self._fail(EdgeError("The run did what this dialect cannot tell.", reason=Reason.UNIMPLEMENTED))
+                self._fail(error_of_unknown_event())
             if self.ended:
                 break
         if chunks:
             self._last_rendered = event.sequence
         return b"".join(chunks)
+
+    def render_text(self, text: str, sequence: int) -> bytes:
+        """Returns the frame of a piece of text of the first candidate."""
+        self._last_rendered = sequence
+        candidate = self._candidates.get(0) or self._candidate(0)
+        frame = b"".join((self._before, _TEXT, quoted(text), candidate.tail))
+        self._before = self._before_next
+        return frame
 
     def fail(self, error: EdgeError) -> bytes:
         """Returns the end of a stream that went wrong after it began."""
@@ -221,10 +233,7 @@ class GenerateContentRenderer:
 
     def _step_restarted(self, event: RunEvent, chunks: list[bytes]) -> None:
         if chunks or self._last_rendered >= event.step_restarted.discards_from_sequence:
-            message = (
-                f"The run {self._run_id} began a step again, and what this stream said of it is void: read the run."
-            )
-            self._fail(EdgeError(message, reason=Reason.UNIMPLEMENTED))
+            self._fail(error_of_restart(self._run_id))
 
     def _end(self, chunks: list[bytes], members: Json) -> None:
         self.ended = True

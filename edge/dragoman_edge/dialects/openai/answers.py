@@ -8,6 +8,7 @@ from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
 from dragoman_edge.dialects.openai.embeddings import EmbeddingList
+from dragoman_edge.dialects.openai.schemas import ExtraContent  # noqa: TC001 - pydantic reads the hints
 
 _SHAPE = ConfigDict(strict=True, extra="forbid")
 
@@ -58,7 +59,7 @@ class CustomCall(TypedDict):
 
 
 class ToolCall(TypedDict):
-    """A call of a tool, or a piece of one; pieces of a call share its `index`, the first has the id and the name."""
+    """A call of a tool, or a piece of one; pieces of a call share its `index`, the first has all but the arguments."""
 
     __pydantic_config__ = _SHAPE  # type: ignore[misc]
     index: NotRequired[int]
@@ -66,6 +67,7 @@ class ToolCall(TypedDict):
     type: NotRequired[Literal["function", "custom"]]
     function: NotRequired[FunctionCall]
     custom: NotRequired[CustomCall]
+    extra_content: NotRequired[ExtraContent]
 
 
 class Audio(TypedDict):

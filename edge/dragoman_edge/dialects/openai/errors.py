@@ -10,6 +10,7 @@ import orjson
 
 from dragoman.reasons import Reason
 from dragoman_edge.dialects.dialect import ErrorAnswer
+from dragoman_edge.rate_state import rate_state_of, tell_rate_state
 
 if TYPE_CHECKING:
     from dragoman_edge.errors import EdgeError
@@ -47,11 +48,19 @@ TABLE: dict[Reason, Row] = {
     Reason.API_KEY_INVALID: Row(401, REQUEST, "invalid_api_key"),
     Reason.API_KEY_EXPIRED: Row(401, REQUEST, "api_key_expired"),
     Reason.API_KEY_REVOKED: Row(401, REQUEST, "api_key_disabled"),
+    Reason.TOKEN_INVALID: Row(401, REQUEST, "invalid_token"),
+    Reason.TOKEN_EXPIRED: Row(401, REQUEST, "token_expired"),
+    Reason.LOGIN_FAILED: Row(401, REQUEST, "login_failed"),
+    Reason.ACCOUNT_DISABLED: Row(403, REQUEST, "account_disabled"),
     Reason.FORBIDDEN: Row(403, REQUEST, "forbidden"),
     Reason.NOT_FOUND: Row(404, REQUEST, "not_found"),
     Reason.MODEL_NOT_FOUND: Row(404, REQUEST, "model_not_found"),
     Reason.RUN_NOT_FOUND: Row(404, REQUEST, "run_not_found"),
     Reason.IDEMPOTENCY_CONFLICT: Row(409, REQUEST, "idempotency_conflict"),
+    Reason.CONFLICT: Row(409, REQUEST, "conflict"),
+    Reason.INSUFFICIENT_CREDITS: Row(402, "insufficient_quota", "insufficient_quota"),
+    Reason.SUBSCRIPTION_REQUIRED: Row(403, REQUEST, "subscription_required"),
+    Reason.RATE_LIMITED: Row(429, "rate_limit_error", "rate_limit_exceeded", retryable=True, retry_after=1),
     Reason.EVENTS_EVICTED: Row(410, REQUEST, "events_evicted"),
     Reason.WATCHER_TOO_SLOW: Row(503, SERVER, "watcher_too_slow", retryable=True),
     Reason.UPSTREAM_NOT_ALLOWED: Row(400, REQUEST, "upstream_not_allowed"),
@@ -85,6 +94,8 @@ def render_error(error: EdgeError) -> ErrorAnswer:
         headers["x-should-retry"] = "false"  # OpenAI's SDKs otherwise ask three times, on 409 and 5xx
     elif wait := error.retry_after or row.retry_after:
         headers["Retry-After"] = str(math.ceil(wait))
+    if (state := rate_state_of(error.metadata)) is not None:
+        tell_rate_state(headers, state)
     if "first_available_sequence" in error.metadata:
         headers["x-dragoman-first-available-sequence"] = error.metadata["first_available_sequence"]
     if error.run_id:
@@ -116,10 +127,12 @@ _WHOLE_FIELDS = {
     "request_id": "Idempotency-Key",
     "spec.disconnect_policy": "X-Dragoman-Disconnect",
     "spec.detach_ttl": "X-Dragoman-Disconnect",
+    "spec.chat.conversation_id": "X-Dragoman-Conversation",
+    "spec.chat.persona": "X-Dragoman-Persona",
 }
 _PARTS_OF_FIELDS = (
     (re.compile(r"^inputs\b(\[\d+\])?(\.text|\.tokens)?"), r"input\1"),  # of embeddings
-    (re.compile(r"^(spec\.)?(chat\.)?(sampling\.)?"), ""),
+    (re.compile(r"^(spec\.)?(chat\.)?(sampling\.)?(filter\.)?"), ""),
     (re.compile(r"\bmax_output_tokens\b"), "max_completion_tokens"),
     (re.compile(r"\bchoice_count\b"), "n"),
     (re.compile(r"\.parts\[\d+\]\.tool_result\.call_id\b"), ".tool_call_id"),

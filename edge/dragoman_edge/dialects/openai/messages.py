@@ -32,6 +32,9 @@ _DETAILS = {
 }
 
 
+_URL_SAFE = str.maketrans("-_", "+/")
+"""Signatures are taken in either alphabet of base64, as by Google."""
+
 _MESSAGES = tag(ChatSpec, "messages")
 _ROLE = number_tag(Message, "role")
 _TO_TEXT = tag(TextPart, "text"), tag(Part, "text"), tag(Message, "parts")
@@ -135,8 +138,8 @@ def _add_assistant(
         target.parts.add().refusal.text = refusal
     if audio := message.get("audio"):
         target.parts.add().audio.audio_id = audio["id"]
-    for call in message.get("tool_calls") or ():
-        _add_tool_call(target, call)
+    for number, call in enumerate(message.get("tool_calls") or ()):
+        _add_tool_call(target, call, f"{param}.tool_calls[{number}]")
     if (function := message.get("function_call")) is not None:
         if message.get("tool_calls"):
             raise invalid(
@@ -152,7 +155,7 @@ def _add_assistant(
         raise missing(f"{param}.content", f"'{param}' says nothing: it needs 'content', a refusal or a call.")
 
 
-def _add_tool_call(target: Message, call: schemas.ToolCall) -> None:
+def _add_tool_call(target: Message, call: schemas.ToolCall, param: str) -> None:
     made = target.parts.add().tool_call
     made.id = call["id"]
     if call["type"] == "function":
@@ -161,6 +164,9 @@ def _add_tool_call(target: Message, call: schemas.ToolCall) -> None:
     else:
         made.kind = TOOL_KIND_CUSTOM
         made.name, made.arguments = call["custom"]["name"], call["custom"]["input"]
+    if extra := call.get("extra_content"):
+        signature = extra["google"]["thought_signature"].translate(_URL_SAFE)
+        made.signature = _from_base64(signature, f"{param}.extra_content.google.thought_signature")
 
 
 def _add_function_answer(

@@ -12,8 +12,19 @@ import orjson
 
 from dragoman.reasons import Reason
 from dragoman.v1.message_pb2 import TOOL_KIND_CUSTOM
-from dragoman_edge.calls import error_of_cancellation, error_of_failure
-from dragoman_edge.dialects.openai.answer import completion_id, finish_reason, logprobs_object, usage_object
+from dragoman_edge.calls import (
+    error_of_cancellation,
+    error_of_failure,
+    error_of_restart,
+    error_of_unknown_event,
+)
+from dragoman_edge.dialects.openai.answer import (
+    call_object,
+    completion_id,
+    finish_reason,
+    logprobs_object,
+    usage_object,
+)
 from dragoman_edge.dialects.openai.errors import error_body
 from dragoman_edge.dialects.text import EVENT_STREAM, PING, quoted
 from dragoman_edge.errors import EdgeError
@@ -64,7 +75,7 @@ class ChatRenderer:
         "_content_tail",
         "_error_body",
         "_head",
-        "_last_rendered",
+        "_last_sequence",
         "_logprobs",
         "_options",
         "_run_id",
@@ -88,7 +99,7 @@ class ChatRenderer:
         self._content_tail = b'},"logprobs":null,"finish_reason":null}]' + self._tail
         self._usage: dict[str, Any] | None = None
         self._choices: dict[int, _Choice] = {}
-        self._last_rendered: RunEvent | None = None  # its sequence is seldom asked for
+        self._last_sequence = 0  # of what was rendered
 
     def render(self, batch: StreamRunResponse) -> bytes:
         """Returns the chunks of a batch, as they go on the wire; empty if the client need not know of it."""
@@ -110,13 +121,24 @@ class ChatRenderer:
                 self._run_id = batch.run_id
                 render(self, event, chunks)
             elif kind is None and not event.ignorable:
-                self._fail(EdgeError("The run did what this dialect cannot tell.", reason=Reason.UNIMPLEMENTED))
+                self._fail(error_of_unknown_event())
             if self.ended:
                 break
         if not chunks:
             return b""
-        self._last_rendered = event
+        self._last_sequence = event.sequence
         return b"".join(chunks)
+
+    def render_text(self, text: str, sequence: int) -> bytes:
+        """Returns the chunk of a piece of text of choice 0."""
+        self._last_sequence = sequence
+        said = _dumps(text) if text.isascii() else quoted(text)
+        choice = self._choices.get(0)
+        if choice is None:
+            chunks: list[bytes] = []
+            choice = self._open(chunks, 0, b'""')
+            return b"".join((*chunks, choice.content, said, self._content_tail))
+        return choice.content + said + self._content_tail
 
     def fail(self, error: EdgeError) -> bytes:
         """Returns the end of a stream that went wrong after it began."""
@@ -168,8 +190,7 @@ class ChatRenderer:
     def _tool_call_started(self, event: RunEvent, chunks: list[bytes]) -> None:
         call = event.tool_call_started
         choice = self._open(chunks, call.choice_index, b"null")
-        is_custom = call.tool_kind == TOOL_KIND_CUSTOM
-        if is_custom:
+        if call.tool_kind == TOOL_KIND_CUSTOM:
             choice.custom_calls.add(call.call_index)
         if self._options.legacy_functions:
             if call.call_index > 0:
@@ -177,9 +198,8 @@ class ChatRenderer:
                 return
             delta: dict[str, Any] = {"function_call": {"name": call.name, "arguments": ""}}
         else:
-            kind, member = ("custom", "input") if is_custom else ("function", "arguments")
-            head = {"index": call.call_index, "id": call.call_id, "type": kind, kind: {"name": call.name, member: ""}}
-            delta = {"tool_calls": [head]}
+            head = call_object(call.call_id, call.name, "", call.tool_kind, call.signature)
+            delta = {"tool_calls": [{"index": call.call_index, **head}]}
         self._chunk(chunks, choice, _dumps(delta))
 
     def _tool_call_arguments(self, event: RunEvent, chunks: list[bytes]) -> None:
@@ -228,12 +248,8 @@ class ChatRenderer:
             self._usage = usage_object(event.usage_reported.run_total)
 
     def _step_restarted(self, event: RunEvent, chunks: list[bytes]) -> None:
-        last = 0 if self._last_rendered is None else self._last_rendered.sequence
-        if chunks or last >= event.step_restarted.discards_from_sequence:
-            message = (
-                f"The run {self._run_id} began a step again, and what this stream said of it is void: read the run."
-            )
-            self._fail(EdgeError(message, reason=Reason.UNIMPLEMENTED))
+        if chunks or self._last_sequence >= event.step_restarted.discards_from_sequence:
+            self._fail(error_of_restart(self._run_id))
 
     def _run_completed(self, _event: RunEvent, chunks: list[bytes]) -> None:
         self.ended = True

@@ -188,16 +188,20 @@ def _wrong_length(param: str, kind: str, context: Mapping[str, Any], value: Any)
 def _locate(loc: tuple[int | str, ...], body: Any, *, append_last: bool) -> tuple[str, Any]:
     """Returns the path and value of a place in the body.
 
-    Names of branches, which pydantic mixes in, lead nowhere and are left out; only a missing member is named although
-    it is not there.
+    Names of branches, which pydantic mixes in, are left out: they lead nowhere, or repeat the `type` of an object that
+    has a member of this name, too. Only a missing member is named although it is not there.
     """
-    path, value = "", body
+    path, value, branch = "", body, ""
+    last = len(loc) - 1
     for index, step in enumerate(loc):
         if isinstance(step, int) and isinstance(value, list) and step < len(value):
-            path, value = f"{path}[{step}]", value[step]
+            path, value, branch = f"{path}[{step}]", value[step], ""
         elif isinstance(step, str) and isinstance(value, dict) and step in value:
-            path, value = f"{path}.{step}" if path else step, value[step]
-        elif append_last and index == len(loc) - 1:
+            if index < last and not branch and step == value.get("type") and path != "prediction":  # which has one type
+                branch = step
+            else:
+                path, value, branch = f"{path}.{step}" if path else step, value[step], ""
+        elif append_last and index == last:
             path, value = f"{path}.{step}" if path else str(step), None
     return path[:_LONGEST_PARAM], value
 

@@ -144,22 +144,38 @@ class CustomCall(TypedDict):
     input: str
 
 
-class FunctionToolCall(TypedDict):
+class GoogleContent(TypedDict):
+    """The provider's proof of the thoughts behind a call, in base64."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    thought_signature: str
+
+
+class ExtraContent(TypedDict):
+    """Extension: what OpenAI's dialect has no member for. This one is Google's, whoever the provider is."""
+
+    __pydantic_config__ = _SHAPE  # type: ignore[misc]
+    google: GoogleContent
+
+
+class FunctionToolCall(TypedDict, total=False):
     """A call of a function tool."""
 
     __pydantic_config__ = _SHAPE  # type: ignore[misc]
-    id: str
-    type: Literal["function"]
-    function: FunctionCall
+    id: Required[str]
+    type: Required[Literal["function"]]
+    function: Required[FunctionCall]
+    extra_content: ExtraContent | None
 
 
-class CustomToolCall(TypedDict):
+class CustomToolCall(TypedDict, total=False):
     """A call of a custom tool."""
 
     __pydantic_config__ = _SHAPE  # type: ignore[misc]
-    id: str
-    type: Literal["custom"]
-    custom: CustomCall
+    id: Required[str]
+    type: Required[Literal["custom"]]
+    custom: Required[CustomCall]
+    extra_content: ExtraContent | None
 
 
 ToolCall: TypeAlias = Annotated[FunctionToolCall | CustomToolCall, Field(discriminator="type")]

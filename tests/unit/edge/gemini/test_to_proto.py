@@ -209,6 +209,7 @@ def test_media() -> None:
     ("part", "field"),
     [
         ({}, ""),
+        ({"thoughtSignature": ""}, ""),
         ({"text": "a", "inlineData": {"mimeType": "image/png", "data": DATA}}, ""),
         ({"inlineData": {"data": DATA}}, ".inline_data.mime_type"),
         ({"inlineData": {"mimeType": "image/png", "data": ""}}, ".inline_data.data"),
@@ -234,6 +235,7 @@ def test_parts_that_make_no_sense(part: Any, field: str) -> None:
         ([{"role": "system", "parts": [{"text": "a"}]}], "contents[0].role"),
         ([{"role": "model", "parts": [{"functionResponse": {"name": "f"}}]}], "contents[0].parts[0]"),
         ([{"role": "model", "parts": [{"functionCall": {"args": {}}}]}], "contents[0].parts[0].function_call.name"),
+        ([{"role": "model", "parts": [{"thoughtSignature": ""}]}], "contents[0].parts[0]"),
     ],
 )
 def test_contents_that_make_no_sense(contents: Any, field: str) -> None:

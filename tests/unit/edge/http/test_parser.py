@@ -42,7 +42,7 @@ def parse(*pieces: bytes, limits: Limits = LIMITS) -> list[Seen]:
             seen.append(
                 Seen(request.method, request.raw_target, request.minor, request.fields(), body, request.keep_alive)
             )
-            parser.release()
+            parser.request = None
     return seen
 
 
@@ -249,7 +249,7 @@ def test_what_follows_a_request_to_connect_is_not_read() -> None:
     request = parser.request
     assert request is not None
     assert (request.method, request.path, request.keep_alive) == ("CONNECT", "h:443", False)
-    parser.release()
+    parser.request = None
     parser.feed(GET + b"\r\n")
     assert parser.request is None
 
@@ -310,7 +310,7 @@ def test_requests_beyond_the_first_stay_bytes() -> None:
         rest = parser.feed(many)
         calls.append(parser.request)
         assert len(rest) == 999 * first, number
-        parser.release()
+        parser.request = None
     assert len(set(map(id, calls))) == 3
 
 
@@ -343,7 +343,7 @@ def test_a_head_that_came_before_says_what_it_says_on_a_new_connection(heads: li
         assert (again.keep_alive, again.repeats) == (request.keep_alive, request.repeats)
         assert again.body.declared == request.body.declared
         assert again.body.take() == request.body.take()
-        on_one.release()
+        on_one.request = None
         if not again.keep_alive:
             return
 
@@ -352,6 +352,6 @@ def test_a_head_that_came_before_says_what_it_says_on_a_new_connection(heads: li
 def test_a_known_head_with_another_number_is_checked_like_any_other(number: bytes) -> None:
     parser, head = RequestParser(LIMITS), b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nAccept: a\r\n\r\n"
     parser.feed(head % b"5" + b"12345")
-    parser.release()
+    parser.request = None
     with pytest.raises(HttpError):
         parser.feed(head % number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 
 import pytest
 
@@ -12,7 +11,8 @@ from dragoman_edge.http.errors import BodyError
 from dragoman_edge.http.request import Request
 from dragoman_edge.http.response import Response
 from dragoman_edge.http.stream import Stream
-from tests.support.http_site import PATIENCE, Client, http_site
+from tests.support.http_site import Client, http_site
+from tests.support.waiting import PATIENCE, until
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 MOST = 1_000_000
@@ -31,12 +31,6 @@ async def echo(request: Request) -> Response:
     except BodyError as error:
         return Response(error.code.encode(), {}, error.status, close=True)
     return Response(f"{request.method} {request.raw_target} ".encode() + body, {})
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Gate:
@@ -243,8 +237,10 @@ class TestClientsThatLeave:
 
     async def test_within_a_body(self) -> None:
         seen: list[BaseException] = []
+        begun = asyncio.Event()
 
         async def reading(request: Request) -> Response:
+            begun.set()
             try:
                 return Response(await request.read(MOST), {})
             except BaseException as error:
@@ -254,7 +250,7 @@ class TestClientsThatLeave:
         async with http_site(reading) as site:
             client = await site.connect()
             client.writer.write(post(b"hello")[:-1])
-            await asyncio.sleep(0.05)
+            await asyncio.wait_for(begun.wait(), PATIENCE)
             client.writer.close()
             await until(lambda: seen)
         assert isinstance(seen[0], asyncio.CancelledError)

@@ -1,0 +1,257 @@
+"""`/api/v1/chat`: answers in stored chats and without one, in the dialect of Alchemyst's chat API."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from dragoman.reasons import Reason
+from dragoman.v1.conversation_service_pb2 import (
+    DeleteConversationRequest,
+    GetConversationRequest,
+    ListMessagesRequest,
+)
+from dragoman_edge.body import read_json_object
+from dragoman_edge.calls import answer_of
+from dragoman_edge.dialects.alchemyst.answer import AnswerOptions, render_direct, render_generated, said_in
+from dragoman_edge.dialects.alchemyst.chat_errors import field_of
+from dragoman_edge.dialects.alchemyst.render import ChatStreamRenderer
+from dragoman_edge.dialects.alchemyst.request import check_direct, check_generate
+from dragoman_edge.dialects.alchemyst.to_proto import (
+    creation_of,
+    fill_chat,
+    fill_stored_chat,
+    title_of,
+    wants_research,
+    wants_tools,
+)
+from dragoman_edge.dialects.dialect import Generation
+from dragoman_edge.dialects.registry import ALCHEMYST_CHAT
+from dragoman_edge.errors import EdgeError
+from dragoman_edge.http.response import Response
+from dragoman_edge.routes.generation import CONVERSATION, PARAMETERS, PERSONA, generate
+from dragoman_edge.routing import Parameter, Route
+
+if TYPE_CHECKING:
+    from dragoman.streaming import Metadata
+    from dragoman.v1.conversation_service_pb2 import Conversation
+    from dragoman.v1.run_pb2 import Run, RunSpec
+    from dragoman_edge.dialects.alchemyst.schemas import DirectRequest, GenerateRequest
+    from dragoman_edge.edge import Edge
+    from dragoman_edge.exchange import Exchange
+    from dragoman_edge.http.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "/api/v1/chat"
+DEFAULT_PERSONA = "maya"
+"""Who answers where nobody is named."""
+_DELTAS = "deltas"
+_TRIES = 5
+"""How often a chat is looked at that changes while it is to be discarded."""
+
+
+class _Chat(NamedTuple):
+    """The chat of a request, and whether this very request has made it."""
+
+    conversation: Conversation
+    made: bool
+
+
+def alchemyst_chat_routes(edge: Edge) -> list[Route]:
+    """Returns the routes that generate."""
+
+    async def generate_chat(exchange: Exchange) -> Response | Stream:
+        request = check_generate(await read_json_object(exchange.request, edge.settings), exchange.query())
+        return await _answer(edge, exchange, request, streams=bool(request.get("stream")))
+
+    async def stream_chat(exchange: Exchange) -> Response | Stream:
+        request = check_generate(await read_json_object(exchange.request, edge.settings), exchange.query())
+        return await _answer(edge, exchange, request, streams=True)
+
+    async def chat_once(exchange: Exchange) -> Response | Stream:
+        _refuse_headers(exchange)
+        request = check_direct(await read_json_object(exchange.request, edge.settings))
+        response = await generate(edge, exchange, _direct(request), exchange.metadata())
+        return _created(response)
+
+    return [
+        Route(
+            "POST",
+            PREFIX,
+            chat_once,
+            tag=_TAG,
+            summary="Answers a conversation, and stores nothing.",
+            parameters=_HEADERS,
+            request="alchemyst.DirectRequest",
+            answers={"application/json": "alchemyst.DirectAnswer"},
+            status=201,
+            dialect=ALCHEMYST_CHAT,
+        ),
+        Route(
+            "POST",
+            f"{PREFIX}/generate",
+            generate_chat,
+            tag=_TAG,
+            summary="Answers in a stored chat, or begins one.",
+            description="With `stream` the answer is that of `/api/v1/chat/generate/stream`.",
+            parameters=(*_QUERY, *_HEADERS),
+            request="alchemyst.GenerateRequest",
+            answers={"application/json": "alchemyst.GeneratedAnswer", "text/event-stream": "alchemyst.Frame"},
+            status=201,
+            streams=True,
+            dialect=ALCHEMYST_CHAT,
+        ),
+        Route(
+            "POST",
+            f"{PREFIX}/generate/stream",
+            stream_chat,
+            tag=_TAG,
+            summary="Answers in a stored chat, or begins one, and tells on the way what happens.",
+            parameters=(*_QUERY, *_HEADERS),
+            request="alchemyst.GenerateRequest",
+            answers={"text/event-stream": "alchemyst.Frame"},
+            streams=True,
+            dialect=ALCHEMYST_CHAT,
+        ),
+    ]
+
+
+def _direct(request: DirectRequest) -> Generation:
+    persona = request.get("persona") or DEFAULT_PERSONA
+    options = AnswerOptions(persona)
+    return Generation(
+        fill=lambda spec: fill_chat(spec.chat, request["chat_history"], persona),
+        render=lambda run: render_direct(run, options),
+        renderer=None,
+        name_of=field_of,
+    )
+
+
+async def _answer(edge: Edge, exchange: Exchange, request: GenerateRequest, *, streams: bool) -> Response | Stream:
+    """Answers in the chat of a request; one that it made is discarded if nothing was said in it."""
+    _refuse_headers(exchange)
+    deltas = _wants_deltas(exchange) and streams
+    metadata = exchange.metadata()
+    chat = await _open_chat(edge, exchange, request, metadata)
+    chat_id = chat.conversation.short_id
+    persona = request.get("persona") or chat.conversation.persona or DEFAULT_PERSONA
+    options = AnswerOptions(
+        persona=persona,
+        chat_id=chat_id,
+        title=chat.conversation.title or title_of(request["chat_history"]),
+        research_mode=bool(request.get("researchMode")),
+        research=wants_research(request),
+        tools=wants_tools(request),
+        context=len(request.get("fastContext") or ()),
+        streams=streams,
+        deltas=deltas,
+    )
+    renderer = ChatStreamRenderer(options)
+    said = False
+
+    def fill(spec: RunSpec) -> None:
+        fill_stored_chat(spec.chat, request, persona, chat_id)
+
+    def render(run: Run) -> bytes:
+        nonlocal said
+        said = any(said_in(choice.message) for choice in run.choices)
+        return render_generated(run, options)
+
+    generation = Generation(fill, render, (lambda: renderer) if streams else None, field_of)
+    try:
+        response = await generate(edge, exchange, generation, metadata)
+    except EdgeError:
+        if chat.made and not said:
+            await _discard(edge, chat_id, metadata)
+        raise
+    if chat.made and renderer.failure is not None and not renderer.said:
+        await _discard(edge, chat_id, metadata)
+    return _created(response)
+
+
+async def _open_chat(edge: Edge, exchange: Exchange, request: GenerateRequest, metadata: Metadata) -> _Chat:
+    """Returns the chat that a request names, or a new one.
+
+    Raises:
+        EdgeError: If it cannot be had; an id that others use is not found.
+    """
+    core = edge.core.conversations
+    chat_id = request.get("chatId")
+    wanted = GetConversationRequest(conversation_id=chat_id or "")
+    if chat_id:
+        try:
+            return _Chat((await answer_of(core.GetConversation(wanted, metadata=metadata))).conversation, made=False)
+        except EdgeError as error:
+            if error.reason is not Reason.NOT_FOUND:
+                raise
+    creation = creation_of(
+        request, request.get("persona") or DEFAULT_PERSONA, exchange.request.headers.get("idempotency-key", "")
+    )
+    try:
+        return _Chat((await answer_of(core.CreateConversation(creation, metadata=metadata))).conversation, made=True)
+    except EdgeError as error:
+        if error.reason is not Reason.CONFLICT:
+            raise
+    # A twin of this request was faster, or the id is somebody else's or that of a deleted chat.
+    return _Chat((await answer_of(core.GetConversation(wanted, metadata=metadata))).conversation, made=False)
+
+
+async def _discard(edge: Edge, chat_id: str, metadata: Metadata) -> None:
+    """Purges a new chat, unless another request has said something in it meanwhile. What fails is logged."""
+    core = edge.core.conversations
+    try:
+        for _ in range(_TRIES):
+            got = await answer_of(
+                core.GetConversation(GetConversationRequest(conversation_id=chat_id), metadata=metadata)
+            )
+            listing = ListMessagesRequest(conversation_id=chat_id, page_size=1000)
+            page = await answer_of(core.ListMessages(listing, metadata=metadata))
+            if page.next_page_token or any(one.run_id and said_in(one.message) for one in page.messages):
+                return
+            purge = DeleteConversationRequest(conversation_id=chat_id, etag=got.conversation.etag, purge=True)
+            try:
+                await answer_of(core.DeleteConversation(purge, metadata=metadata))
+                return
+            except EdgeError as error:
+                if error.reason is not Reason.CONFLICT:
+                    raise
+        logger.warning("a chat without an answer is kept: it changes all the time", extra={"chat_id": chat_id})
+    except EdgeError as error:
+        if error.reason is not Reason.NOT_FOUND:
+            logger.warning("a chat without an answer is kept: %s", error.message, extra={"chat_id": chat_id})
+
+
+def _refuse_headers(exchange: Exchange) -> None:
+    """Refuses the headers whose parameters the dialect has itself.
+
+    Raises:
+        EdgeError: If there is one.
+    """
+    for header, parameter in ((CONVERSATION, "chatId"), (PERSONA, "persona")):
+        if header.lower() in exchange.request.headers:
+            raise EdgeError(f"'{header}' is not for this route: say it with '{parameter}'.", param=header)
+
+
+def _wants_deltas(exchange: Exchange) -> bool:
+    given = exchange.query().get(_DELTAS, "false")
+    if given not in ("true", "false"):
+        raise EdgeError(f"Invalid '{_DELTAS}': it must be true or false.", param=_DELTAS)
+    return given == "true"
+
+
+def _created(response: Response | Stream) -> Response | Stream:
+    if isinstance(response, Response):
+        response.status = 201
+    return response
+
+
+_TAG = "Alchemyst"
+_QUERY = (
+    Parameter("chatId", "query", "The chat that this goes on with; that of the body wins."),
+    Parameter("username", "query", "Kept with a new chat; that of the body wins."),
+    Parameter("source", "query", "Where a new chat comes from; that of the body wins."),
+    Parameter("title", "query", "The title of a new chat; that of the body wins."),
+    Parameter(_DELTAS, "query", "`true` shows the answer while it grows, in frames of a type of their own."),
+)
+_HEADERS = tuple(one for one in PARAMETERS if one.name not in (CONVERSATION, PERSONA))

@@ -43,7 +43,19 @@ def status_with(server: Server, key: str) -> int:
 def test_version_and_help() -> None:
     assert dragoman("version").stdout.strip() == version("dragoman")
     shown = dragoman("--help").stdout
-    for command in ("up", "core", "edge", "keys", "models", "chat", "doctor", "vendors", "version"):
+    for command in (
+        "up",
+        "core",
+        "edge",
+        "keys",
+        "models",
+        "chat",
+        "doctor",
+        "migrate",
+        "backup",
+        "vendors",
+        "version",
+    ):
         assert re.search(rf"\b{command}\b", shown)
     assert dragoman("nonsense").returncode == 2
 
@@ -282,6 +294,23 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     assert result.returncode == 1
     broken = {line[8:].split("  ")[0].strip() for line in result.stdout.splitlines() if line.startswith("broken")}
     assert broken - {"extra local"} == {"data folder", "embedded model", "REST port", "database"}
+
+
+def test_doctor_looks_for_the_model_of_vectors_too(tmp_path: Path) -> None:
+    here = tmp_path / "here.gguf"
+    here.write_bytes(b"GGUF")
+    models = {"DRAGOMAN_LOCAL__MODEL": str(here), "DRAGOMAN_LOCAL__EMBEDDING_MODEL": str(tmp_path / "none.gguf")}
+    for embeddings, states in (("first_use", {"ok", "broken"}), ("off", {"ok"})):
+        told = dragoman(
+            "doctor",
+            DRAGOMAN_DATA_DIR=str(tmp_path),
+            DRAGOMAN_LOCAL__ENABLED="true",
+            DRAGOMAN_LOCAL__EMBEDDINGS=embeddings,
+            **models,
+            **FREE,
+        )
+        lines = [line for line in told.stdout.splitlines() if "embedded model" in line]
+        assert {line.split()[0] for line in lines} == states
 
 
 def test_doctor_tells_every_problem_of_a_configuration(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ async def test_64_at_once_in_four_processes_never_overdraw(database_url: str) ->
     assert [await process.wait() for process in processes] == [0] * PROCESSES
     assert all(spent)
     assert (await available(store), await held(store)) == (granted + 500 - sum(spent), 0)
-    assert await available(store) < 310
+    assert await available(store) < 310 + 500  # less than one of them wants, and grants that came when all had given up
     await check_sums(store)
     await store.close()
 

@@ -14,6 +14,8 @@ from dragoman_server.store.ledger.records import Extend, Settle, Verdict
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.clock import Clock
     from dragoman_server.credits.prices import Price
@@ -50,8 +52,8 @@ class Hold:
     """
 
     __slots__ = (
-        "_amount", "_charge_failed", "_charged", "_choices", "_clock", "_covered", "_held", "_input_tokens", "_ledger",
-        "_price", "_serial", "_tries", "currency", "lowered", "output_tokens",
+        "_amount", "_charge_failed", "_charged", "_choices", "_clock", "_held", "_input_tokens", "_ledger", "_price",
+        "_serial", "_settled", "_tries", "_waiting", "currency", "lowered", "output_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -79,12 +81,16 @@ class Hold:
         self._clock = clock
         self._serial = 0
         self._tries = 0
-        self._charged: asyncio.Future[Charge] | None = None
-        self._reserve(held.amount_micros)
+        self._settled = False  # or about to be
+        self._charged: Charge | BaseException | None = None
+        self._waiting: list[Callable[[Charge | BaseException], None]] = []
+        self._amount = held.amount_micros
 
     def covers(self, output_tokens: int) -> bool:
         """Tells whether each choice may grow to so many tokens."""
-        return output_tokens <= self._covered
+        if not self._price.output:
+            return True
+        return output_tokens <= self._price.buys(self._amount, self._input_tokens) // self._choices
 
     def extend(self, output_tokens: int) -> asyncio.Future[bool]:
         """Reserves enough for each choice to grow to so many tokens; the future tells whether the balance has it.
@@ -95,7 +101,7 @@ class Hold:
             Unavailable: From the future, if the database does not answer.
         """
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if self._charged is not None:
+        if self._settled:
             answer.set_result(False)
             return answer
         if self.covers(output_tokens):
@@ -106,86 +112,100 @@ class Hold:
         needed = self._price.at_most(self._input_tokens, output_tokens * self._choices) - self._amount
         act = Extend(*self._held[:4], self._serial, needed, new_id("txn"), self._now())
 
-        def extended(future: asyncio.Future[Outcome]) -> None:
+        def extended(outcome: Outcome | Exception) -> None:
             if answer.done():
                 return
-            if (error := future.exception()) is not None:
-                answer.set_exception(error)
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
                 return
-            outcome = future.result()
             granted = outcome.verdict in (Verdict.DONE, Verdict.KNOWN)
             if granted:
-                self._reserve(outcome.amount_micros)
+                self._amount = outcome.amount_micros
                 self.output_tokens = self.output_tokens and max(self.output_tokens, output_tokens)
             answer.set_result(granted)
 
-        self._ledger.submit(act).add_done_callback(extended)
+        self._ledger.send(act, extended)
         return answer
 
     def settle(self, usage: Usage | None, rule: str) -> asyncio.Future[Charge]:
+        """Does what `settle_then` says; the future resolves, or fails, when `then` would be called."""
+        future: asyncio.Future[Charge] = asyncio.get_running_loop().create_future()
+
+        def tell(charged: Charge | BaseException) -> None:
+            if future.done():
+                return
+            if isinstance(charged, BaseException):
+                future.set_exception(charged)
+            else:
+                future.set_result(charged)
+
+        self.settle_then(usage, rule, tell)
+        return future
+
+    def settle_then(self, usage: Usage | None, rule: str, then: Callable[[Charge | BaseException], None]) -> None:
         """Charges what the work consumed, at most what is reserved, and gives back the rest.
 
-        Only the first call counts; later ones return the same future. It resolves when the charge is durable.
+        Only the first call counts; what it comes to is told to all.
 
         Args:
             usage: What was consumed; None if nothing was, which gives back everything.
             rule: How the work ended, one of `Rule`; it decides whether anything is charged.
+            then: Called once, perhaps within this call: with the charge when it is durable, or with `Unavailable` if
+                the database does not answer for long. The charge is written as soon as it does, if this process lives
+                so long; else everything is given back.
 
         Raises:
             ValueError: If there is no such rule.
-            Unavailable: From the future, if the database does not answer for long. The charge is written as soon as it
-                does, if this process lives so long; else everything is given back.
         """
-        if self._charged is not None:
-            return self._charged
         rule = Rule(rule)
+        if self._charged is not None:
+            then(self._charged)
+            return
+        self._waiting.append(then)
+        if self._settled:
+            return
         charged = is_charged(rule, usage, charge_failed=self._charge_failed)
         amount = self._price.of(usage) if charged and usage is not None else 0
         note = f"{rule}, estimated" if charged and usage is not None and usage.estimated else str(rule)
-        self._charged = asyncio.get_running_loop().create_future()
-        self._submit(Settle(*self._held[:4], amount, note, new_id("txn"), new_id("txn"), self._now()))
-        return self._charged
+        self._settled = True
+        self._send(Settle(*self._held[:4], amount, note, new_id("txn"), new_id("txn"), self._now()))
 
-    def _submit(self, act: Settle) -> None:
-        def settled(future: asyncio.Future[Outcome]) -> None:
-            if (error := future.exception()) is None:
-                self._tell(future.result())
-            else:
-                self._try_again(act, error)
+    def _send(self, act: Settle) -> None:
+        def written(outcome: Outcome | Exception) -> None:
+            if isinstance(outcome, Exception):
+                self._try_again(act, outcome)
+            elif self._charged is None:
+                self._tell(self._charge(outcome))
 
-        self._ledger.submit(act).add_done_callback(settled)
+        self._ledger.send(act, written)
 
-    def _tell(self, outcome: Outcome) -> None:
-        future = self._charged
-        if future is not None and not future.done():
-            charge = Charge(
-                currency=self.currency,
-                amount_micros=outcome.amount_micros,
-                available_micros=outcome.balance.available_micros,
-            )
-            if self.lowered:
-                charge.lowered_output_tokens = self.output_tokens
-            future.set_result(charge)
+    def _charge(self, outcome: Outcome) -> Charge:
+        charge = Charge(
+            currency=self.currency,
+            amount_micros=outcome.amount_micros,
+            available_micros=outcome.balance.available_micros,
+        )
+        if self.lowered:
+            charge.lowered_output_tokens = self.output_tokens
+        return charge
 
-    def _try_again(self, act: Settle, error: BaseException) -> None:
+    def _tell(self, charged: Charge | BaseException) -> None:
+        self._charged = charged
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then(charged)
+
+    def _try_again(self, act: Settle, error: Exception) -> None:
         self._tries += 1
-        future = self._charged
         ends = not isinstance(error, Unavailable) or error.reason is Reason.SHUTTING_DOWN
-        if future is not None and not future.done() and (ends or self._tries >= PATIENCE):
-            future.set_exception(error)
+        if self._charged is None and (ends or self._tries >= PATIENCE):
+            self._tell(error)
         if ends:
             logger.error("a charge was not written", run_id=act.run_id, amount=act.charge_micros, error=str(error))
             return
         logger.warning("a charge is not written yet", run_id=act.run_id, tries=self._tries, error=str(error))
         pause = min(FIRST_PAUSE * 2 ** (self._tries - 1), MOST_PAUSE)
-        asyncio.get_running_loop().call_later(pause, self._submit, act)
-
-    def _reserve(self, amount: int) -> None:
-        self._amount = amount
-        if self._price.output:
-            self._covered = self._price.buys(amount, self._input_tokens) // self._choices
-        else:
-            self._covered = 2**62
+        asyncio.get_running_loop().call_later(pause, self._send, act)
 
     def _now(self) -> int:
         return int(self._clock() * 1_000_000)

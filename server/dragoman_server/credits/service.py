@@ -12,7 +12,7 @@ from dragoman_server.authority import require, seen_account
 from dragoman_server.clock import system_clock
 from dragoman_server.credits.hold import Hold
 from dragoman_server.credits.plans import Plans
-from dragoman_server.credits.prices import PriceList
+from dragoman_server.credits.prices import MOST_REMEMBERED, PriceList
 from dragoman_server.credits.rules import Rule, rule_of
 from dragoman_server.errors import (
     DragomanError,
@@ -103,6 +103,7 @@ class Credits:
         self._owner_id = new_id("own")
         self._sweeping: asyncio.Task[None] | None = None
         named = (settings.currency, *settings.currencies, *settings.auto, *(plan.currency for plan in self.plans))
+        self._known: dict[tuple[str, str, str], Sequence[tuple[str, Price]]] = {}  # what `_priced` returned
         self._currencies = tuple(dict.fromkeys(name for name in named if name))
 
     async def start(self) -> None:
@@ -162,10 +163,16 @@ class Credits:
         """
         if not self.enabled:
             return None
-        priced = self._priced(token_type, operation, model)
+        known = token_type, operation, model
+        if (priced := self._known.get(known)) is None:
+            priced = self._priced(*known)
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[known] = priced
         if not priced:
             return None
-        await self._months.renew(caller.account_id, caller.plan)
+        if caller.plan:
+            await self._months.renew(caller.account_id, caller.plan)
         limit = output_tokens or self.settings.max_output_tokens
         work = _Work(caller.account_id, run_id, step_id, input_tokens, limit, output_tokens, choices, durable)
         outcomes = []
@@ -332,13 +339,14 @@ class Credits:
             outcome = await self._ledger.submit(held)
         except asyncio.CancelledError:
             # It is written all the same, and nobody would know: so it is given back, behind it in the same order.
-            _forget(self._ledger.submit(Settle(*held[:4], 0, Rule.REFUSED, new_id("txn"), new_id("txn"), self._now())))
+            self._ledger.send(Settle(*held[:4], 0, Rule.REFUSED, new_id("txn"), new_id("txn"), self._now()), _forget)
             raise
         if outcome.verdict not in (Verdict.DONE, Verdict.KNOWN):
             return None, outcome
         if outcome.entry is not None:  # it had been made before, perhaps in another currency or of another amount
             held = held._replace(currency=outcome.entry.currency)
-        held = held._replace(amount_micros=outcome.amount_micros)
+        if outcome.amount_micros != held.amount_micros:
+            held = held._replace(amount_micros=outcome.amount_micros)
         limit = output_tokens if price.output else work.asked
         hold = Hold(
             self._ledger, held, price, work.input_tokens, limit, work.choices,
@@ -450,11 +458,7 @@ def amount_text(micros: int) -> str:
     return f"{'-' if micros < 0 else ''}{whole}" + (f".{rest:06}".rstrip("0") if rest else "")
 
 
-def _forget(future: asyncio.Future[Outcome]) -> None:
+def _forget(outcome: Outcome | Exception) -> None:
     """Logs what goes wrong where nobody waits for it."""
-
-    def note(future: asyncio.Future[Outcome]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
-            logger.error("a reservation was not given back", error=str(error))
-
-    future.add_done_callback(note)
+    if isinstance(outcome, Exception):
+        logger.error("a reservation was not given back", error=str(outcome))

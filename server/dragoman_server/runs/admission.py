@@ -91,7 +91,7 @@ class Admission:
         if self.slot is not None:
             self.slot.end(0)
         if self.hold is not None:
-            _watch_over(self.hold.settle(None, Rule.REFUSED))
+            self.hold.settle_then(None, Rule.REFUSED, _log_failure)
 
     def settle(self, usage: Usage, record: Run | None, then: Then) -> None:
         """Settles a run that is about to end well, and calls `then` with what its last event tells, or with an error.
@@ -99,33 +99,45 @@ class Admission:
         Args:
             usage: What it consumed.
             record: The run as it will be; needed if there is a turn.
-            then: Called once, in a later turn of the loop.
+            then: Called once, perhaps within this call.
         """
-        closing = None if self.turn is None or record is None else self.turn.close(record)
-        charging = None if self.hold is None else self.hold.settle(usage, Rule.COMPLETED)
-        waiting: list[asyncio.Future[Any]] = [future for future in (closing, charging) if future is not None]
-        left = len(waiting)
-
-        def settled(_: asyncio.Future[Any]) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                error = next((error for future in waiting if (error := _error_of(future))), None)
-                then(RunCompleted() if error else self._outcome(closing, charging), error)
-
-        for future in waiting:
-            future.add_done_callback(settled)
-
-    def _outcome(
-        self, closing: asyncio.Future[list[str]] | None, charging: asyncio.Future[Charge] | None
-    ) -> RunCompleted:
+        if self.turn is None and self.hold is not None:
+            self.hold.settle_then(usage, Rule.COMPLETED, lambda charge: _tell_charged(charge, then))
+            return
         outcome = RunCompleted()
-        if self.turn is not None and closing is not None:
-            outcome.conversation_id = self.turn.conversation_id
-            outcome.message_ids.extend(closing.result())
-        if charging is not None:
-            outcome.charge.CopyFrom(charging.result())
-        return outcome
+        failure: BaseException | None = None
+        waiting = 2
+
+        def settled(error: BaseException | None) -> None:
+            nonlocal failure, waiting
+            failure = failure or error
+            waiting -= 1
+            if not waiting:
+                then(outcome, failure)
+
+        def charged(charge: Charge | BaseException) -> None:
+            _log_failure(charge)
+            if isinstance(charge, BaseException):
+                settled(charge)
+            else:
+                outcome.charge.CopyFrom(charge)
+                settled(None)
+
+        def kept(closing: asyncio.Future[list[str]]) -> None:
+            error = _error_of(closing)
+            if error is None and self.turn is not None:
+                outcome.conversation_id = self.turn.conversation_id
+                outcome.message_ids.extend(closing.result())
+            settled(error)
+
+        if self.turn is None or record is None:
+            settled(None)
+        else:
+            self.turn.close(record).add_done_callback(kept)
+        if self.hold is None:
+            settled(None)
+        else:
+            self.hold.settle_then(usage, Rule.COMPLETED, charged)
 
     def close(self, record: Run, then: Callable[[Charge | None], None]) -> None:
         """Settles whatever is not settled yet, now that the run has ended.
@@ -143,9 +155,12 @@ class Admission:
         elif record.state == Run.STATE_COMPLETED:
             then(record.charge)
         else:
-            usage = record.usage if record.HasField("usage") else None
-            charging = self.hold.settle(usage, rule_of(record))
-            charging.add_done_callback(lambda future: then(None if _error_of(future) else future.result()))
+
+            def charged(charge: Charge | BaseException) -> None:
+                _log_failure(charge)
+                then(None if isinstance(charge, BaseException) else charge)
+
+            self.hold.settle_then(record.usage if record.HasField("usage") else None, rule_of(record), charged)
 
 
 class Gate:
@@ -187,20 +202,25 @@ class Gate:
             InvalidRequest: If a value is out of the model's range, or the persona or the token type does not exist.
         """
         admission = Admission()
+        domains = self._domains
         try:
-            await self._admit(admission, caller, chat, run_id, incremental)
+            if domains.limits is not None and domains.limits.concerns(caller):
+                slot = domains.limits.admit(caller)
+                admission.slot = await slot if inspect.isawaitable(slot) else slot
+            if chat.conversation_id or chat.context or chat.persona:
+                chat = await self._complete(admission, caller, chat)
+            admission.route = self._catalog.route(chat, caller.grants)
+            admission.chat = self._catalog.settle(admission.route, chat)
+            if domains.credits is not None and domains.credits.enabled:
+                await self._reserve(domains.credits, admission, caller, run_id, incremental)
         except BaseException:
             admission.withdraw()
             raise
         return admission
 
-    async def _admit(
-        self, admission: Admission, caller: Caller, chat: ChatSpec, run_id: str, incremental: bool
-    ) -> None:
+    async def _complete(self, admission: Admission, caller: Caller, chat: ChatSpec) -> ChatSpec:
+        """Returns the request with what its conversation and its persona add to it."""
         domains = self._domains
-        if domains.limits is not None:
-            slot = domains.limits.admit(caller)
-            admission.slot = await slot if inspect.isawaitable(slot) else slot
         if chat.conversation_id or chat.context:
             if domains.conversations is None:
                 raise Unimplemented("this server keeps no conversations", field="spec.chat.conversation_id")
@@ -214,10 +234,7 @@ class Gate:
             if domains.personas is None:
                 raise Unimplemented("this server keeps no personas", field="spec.chat.persona")
             chat = await domains.personas.apply(caller, chat)
-        admission.route = self._catalog.route(chat, caller.grants)
-        admission.chat = self._catalog.settle(admission.route, chat)
-        if domains.credits is not None and domains.credits.enabled:
-            await self._reserve(domains.credits, admission, caller, run_id, incremental)
+        return chat
 
     async def _reserve(
         self, credits: Credits, admission: Admission, caller: Caller, run_id: str, incremental: bool
@@ -280,6 +297,18 @@ def _error_of(future: asyncio.Future[Any]) -> BaseException | None:
     if future.cancelled():
         return asyncio.CancelledError()
     error = future.exception()
-    if error is not None:
-        logger.error("the end of a run could not be settled", error=str(error), exc_info=error)
+    _log_failure(error)
     return error
+
+
+def _tell_charged(charge: Charge | BaseException, then: Then) -> None:
+    _log_failure(charge)
+    if isinstance(charge, BaseException):
+        then(RunCompleted(), charge)
+    else:
+        then(RunCompleted(charge=charge), None)
+
+
+def _log_failure(result: object) -> None:
+    if isinstance(result, BaseException):
+        logger.error("the end of a run could not be settled", error=str(result), exc_info=result)

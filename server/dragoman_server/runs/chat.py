@@ -103,9 +103,7 @@ class ChatWork:
 
     def cancel(self) -> None:
         """Stops all generations."""
-        if self._meter is not None:
-            self._meter.close()
-            self._meter = None
+        self._stop_counting()
         generations, self._generations = self._generations, []
         for generation in generations:
             generation.cancel()
@@ -134,8 +132,6 @@ class ChatWork:
         """Appends events of a choice; keeps its usage back, to report that of all choices at the end."""
         if self._pending == 0:
             return
-        if self._meter is not None:
-            self._meter.count(batch)
         events = batch.events
         last = events[-1]
         if last.HasField("usage_reported"):
@@ -143,6 +139,8 @@ class ChatWork:
             del events[-1]
             if not events:
                 return
+        elif self._meter is not None:  # else it is the end: there is nothing to stop
+            self._meter.count(batch)
         if self.keeps_back:  # nobody reads along: the end, which follows at once, goes into the same batch
             self._flush()
             self._kept_back = batch
@@ -154,6 +152,12 @@ class ChatWork:
         self._run.log.append_text(text)
         if self._meter is not None:
             self._meter.count_text(text)
+
+    def _stop_counting(self) -> None:
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None
+            self.append_text = self._run.log.append_text  # a method of its own would keep it alive
 
     def _stop_at_limit(self) -> None:
         """Ends the answer where it is: what is reserved for it is used up, and there is no more to be had."""
@@ -208,9 +212,7 @@ class ChatWork:
 
     def _finish(self, usage: Usage) -> None:
         """Ends the run well, once whatever has to be settled before is settled."""
-        if self._meter is not None:
-            self._meter.close()
-            self._meter = None
+        self._stop_counting()
         admission = self._run.admission
         if admission is None or not admission.settles:
             self._complete(usage)

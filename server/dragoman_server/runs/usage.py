@@ -90,19 +90,17 @@ def prompt_tokens(spec: ChatSpec) -> int:
     It counts a token for every three bytes of text, where English has one for four characters and most scripts one for
     a character or less, and what wraps each message. What is no text is counted at what common models ask at most.
     """
-    size = sum(len(text.encode()) for text in spec.context)
-    tokens = 0
-    for message in spec.messages:
-        tokens += _TOKENS_PER_MESSAGE
-        for part in message.parts:
-            kind = part.WhichOneof("kind")
-            if kind == "text":
-                size += len(part.text.text.encode())
-            elif kind in _INLINE_TOKENS:
+    messages = spec.messages[:]
+    tokens = len(messages) * _TOKENS_PER_MESSAGE
+    size = sum([message.ByteSize() for message in messages])  # what is around the text is a few bytes
+    if spec.context or spec.tools or spec.HasField("response_format"):
+        size += sum(len(text.encode()) for text in spec.context)
+        size += sum(tool.ByteSize() for tool in spec.tools) + spec.response_format.ByteSize()
+    for message in messages:
+        for part in message.parts[:]:
+            if (kind := part.WhichOneof("kind")) in _INLINE_TOKENS:
                 tokens += _INLINE_TOKENS[kind]
-            else:
-                size += part.ByteSize()
-    size += sum(tool.ByteSize() for tool in spec.tools) + spec.response_format.ByteSize()
+                size -= part.ByteSize()
     return tokens + -(-size // _BYTES_PER_TOKEN)
 
 

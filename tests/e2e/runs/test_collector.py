@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from pathlib import Path
 
 import grpc
 import pytest
+from pydantic import SecretStr
 
 from dragoman.streaming import StreamRpc, open_stream
+from dragoman.v1.conversation_service_pb2 import CreateConversationRequest
+from dragoman.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from dragoman.v1.credit_service_pb2 import GrantCreditsRequest
+from dragoman.v1.credit_service_pb2_grpc import CreditServiceStub
 from dragoman.v1.run_service_pb2 import ExecuteRunRequest, StreamRunRequest, StreamRunResponse
 from dragoman.v1.run_service_pb2_grpc import RunServiceStub
+from dragoman_server.settings import (
+    CreditPriceSettings,
+    CreditSettings,
+    RateLimitSettings,
+    RateSettings,
+    StoreSettings,
+)
 from tests.support.core import KEY, METADATA, channel_to, running_core
 from tests.support.edge import running_edge
 from tests.support.runs import chat_spec
@@ -44,6 +57,44 @@ async def test_a_run_in_the_process_leaves_no_cycles(stream: bool, garbage: list
                 await stub.ExecuteRun(ExecuteRunRequest(spec=chat_spec("hi")), metadata=METADATA)
         await asyncio.sleep(0.05)
         assert found(garbage) == []
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_run_that_is_paid_for_leaves_no_cycles(
+    stream: bool, outcome: str, tmp_path: Path, garbage: list[object]
+) -> None:
+    """With limits, in a conversation or none, well ended or not."""
+    prices = (CreditPriceSettings(request_micros=5, input_micros_per_million=10**6, output_micros_per_million=10**6),)
+    sections = {
+        "store": StoreSettings(url=SecretStr(f"sqlite:///{tmp_path}/dragoman.db")),
+        "credits": CreditSettings(enabled=True, prices=prices, max_output_tokens=100),
+        "rate_limits": RateLimitSettings(account=RateSettings(requests_per_minute=10_000)),
+    }
+    async with running_core(**sections) as core:
+        channel = core.channel()
+        stub, credits = RunServiceStub(channel), CreditServiceStub(channel)
+        made = await ConversationServiceStub(channel).CreateConversation(CreateConversationRequest(), metadata=METADATA)
+        await credits.GrantCredits(GrantCreditsRequest(account_id="default", amount_micros=10**9), metadata=METADATA)
+        spec = chat_spec(text=["so", " far"], fail_after=2) if outcome == "failed" else chat_spec("hi")
+        for number in range(REQUESTS + 2):
+            spec.chat.conversation_id = made.conversation.id if number % 2 else ""
+            if stream:
+                call = stub.StreamRun(StreamRunRequest(spec=spec), metadata=METADATA)
+                assert {type(batch) async for batch in call} == {StreamRunResponse}
+            else:
+                await stub.ExecuteRun(ExecuteRunRequest(spec=spec), metadata=METADATA)
+            if number == 1:  # the first of each kind may import what is left
+                await asyncio.sleep(0.05)
+                gc.set_debug(0)
+                garbage.clear()
+                gc.collect()
+                gc.set_debug(gc.DEBUG_SAVEALL)
+        await until(lambda: not core.runs.active)
+        await asyncio.sleep(0.05)
+        gc.collect()
+        ours = {type(thing).__qualname__ for thing in garbage if type(thing).__module__.startswith("dragoman")}
+        assert ours == set()  # SQLAlchemy leaves some of its own
 
 
 async def test_a_run_in_a_tunnel_leaves_no_cycles(garbage: list[object]) -> None:

@@ -24,7 +24,8 @@ from dragoman_server.errors import (
 )
 from dragoman_server.settings import CreditPriceSettings
 from dragoman_server.store.ledger.memory import MemoryLedger
-from dragoman_server.store.ledger.records import CHARGE, Act, Outcome, Settle
+from dragoman_server.store.ledger.records import CHARGE, Act, Outcome, Settle, Told
+from dragoman_server.store.ledger.writer import as_future
 from dragoman_server.store.memory import MemoryStore
 from tests.support.credits import OPERATOR, a_caller, available, check_sums, credits_with, held
 
@@ -267,8 +268,8 @@ def test_a_record_tells_its_rule(record: Run, rule: str) -> None:
 async def test_only_the_first_settlement_counts(store: MemoryStore) -> None:
     taken = await hold(await credits_with(store, 1000))
     first = taken.settle(usage(10, 20), "completed")
-    assert taken.settle(usage(10, 50), "completed") is first
-    assert taken.settle(None, "failed") is first
+    second, third = taken.settle(usage(10, 50), "completed"), taken.settle(None, "failed")
+    assert await second == await third == await first
     assert (await first).amount_micros == 150
     assert not await taken.extend(1000)
 
@@ -325,27 +326,26 @@ class SlowLedger:
 
     def __init__(self, ledger: MemoryLedger, failures: int = 0) -> None:
         self._ledger = ledger
-        self._waiting: list[tuple[Act, asyncio.Future[Outcome]]] = []
+        self._waiting: list[tuple[Act, Told]] = []
         self.failures = failures
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
     def submit(self, act: Act) -> asyncio.Future[Outcome]:
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        return as_future(self.send, act)
+
+    def send(self, act: Act, then: Told) -> None:
         if self.failures and isinstance(act, Settle):
             self.failures -= 1
-            future.set_exception(Unavailable("the database does not answer", reason=Reason.STORE_UNAVAILABLE))
+            then(Unavailable("the database does not answer", reason=Reason.STORE_UNAVAILABLE))
         else:
-            self._waiting.append((act, future))
-        return future
+            self._waiting.append((act, then))
 
     def catch_up(self) -> None:
-        for act, future in self._waiting:
-            outcome = self._ledger.submit(act).result()
-            if not future.cancelled():
-                future.set_result(outcome)
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, []
+        for act, then in waiting:
+            self._ledger.send(act, then)
 
 
 async def test_a_charge_that_cannot_be_written_is_tried_again(

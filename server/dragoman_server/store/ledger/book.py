@@ -83,15 +83,17 @@ class Book:
 
     def do(self, act: Act) -> Outcome:
         """Does an act, as far as the rules let it."""
-        if isinstance(act, Hold):
-            return self._hold(act)
-        if isinstance(act, Settle):
-            return self._settle(act)
-        if isinstance(act, Extend):
-            return self._extend(act)
-        if isinstance(act, Post):
-            return self._post(act)
-        return self._renew(act)
+        match act:
+            case Hold():
+                return self._hold(act)
+            case Settle():
+                return self._settle(act)
+            case Extend():
+                return self._extend(act)
+            case Post():
+                return self._post(act)
+            case _:
+                return self._renew(act)
 
     def begin(self) -> None:
         """Begins to note what is added and changed from now on."""

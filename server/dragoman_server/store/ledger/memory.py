@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from dragoman_server.store.ledger.book import Book
 from dragoman_server.store.ledger.records import Subscription
+from dragoman_server.store.ledger.writer import as_future
 
 if TYPE_CHECKING:
+    import asyncio
+
     from dragoman_server.store.identity.memory import MemoryIdentity
-    from dragoman_server.store.ledger.records import Act, Balance, Entry, OpenHold, Outcome
+    from dragoman_server.store.ledger.records import Act, Balance, Entry, OpenHold, Outcome, Told
 
 
 class MemoryLedger:
@@ -27,15 +29,18 @@ class MemoryLedger:
 
     def submit(self, act: Act) -> asyncio.Future[Outcome]:
         """Does what `LedgerStore.submit` says."""
+        return as_future(self.send, act)
+
+    def send(self, act: Act, then: Told) -> None:
+        """Does what `LedgerStore.send` says, at once."""
         book = self._book
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        future.set_result(book.do(act))
+        outcome = book.do(act)
         for entry in book.added:
             self._entries.setdefault(entry.account_id, []).append(entry)
         for audit in book.audits:
             self._identity.keep_audit(audit)
         book.begin()
-        return future
+        then(outcome)
 
     async def balances(self, account_id: str) -> list[Balance]:
         """Does what `LedgerStore.balances` says."""

@@ -6,6 +6,7 @@ Amounts are integers in millionths of a currency, times are microseconds since t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -200,6 +201,10 @@ class Outcome(NamedTuple):
     entry: Entry | None = None
 
 
+Told = Callable[[Outcome | Exception], None]
+"""Is told what became of an act."""
+
+
 class Subscription(NamedTuple):
     """An account's plan, and since when it has it."""
 
@@ -214,13 +219,21 @@ class LedgerStore(Protocol):
     All methods, and the futures, raise `Unavailable` if the database does not answer.
     """
 
-    def submit(self, act: Act) -> asyncio.Future[Outcome]:
+    def send(self, act: Act, then: Told) -> None:
         """Does an act, together with whatever else waits to be written; neither blocks nor waits.
 
         Acts are done in the order in which they come, each as if alone, except that what gives back may come before
-        what takes. They are durable when the future resolves. If it fails, the act may have been done nevertheless; it
-        may always be submitted again.
+        what takes.
+
+        Args:
+            act: What to do.
+            then: Called once, in the event loop, perhaps within this call: with what became of the act when that is
+                durable, or with an error. After an error, the act may have been done nevertheless; it may always be
+                sent again. It must not raise.
         """
+
+    def submit(self, act: Act) -> asyncio.Future[Outcome]:
+        """Does what `send` says; the future resolves, or fails, when `then` would be called."""
 
     async def balances(self, account_id: str) -> list[Balance]:
         """Returns the balances of an account, by currency."""

@@ -37,6 +37,7 @@ class SqlLedger:
     def __init__(self, database: Database, scribe: Scribe) -> None:
         self._database = database
         self._writer = Writer(scribe)
+        self.send = self._writer.send
         self.submit = self._writer.submit
 
     async def balances(self, account_id: str) -> list[Balance]:

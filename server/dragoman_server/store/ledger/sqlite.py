@@ -16,8 +16,9 @@ from dragoman_server.store.ledger.records import Balance, Entry, Hold, OpenHold,
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from dragoman_server.store.ledger.book import HoldKey
     from dragoman_server.store.ledger.records import Act, Outcome
 
 logger = get_logger(__name__)
@@ -62,7 +63,7 @@ _STATEMENTS = 256
 
 
 class _NotSure(Exception):
-    """A reservation may have been made before."""
+    """A reservation may have been made before, or may not be open any more."""
 
 
 class SqliteScribe:
@@ -80,6 +81,7 @@ class SqliteScribe:
         self._path = path
         self._busy_timeout = busy_timeout
         self._connection: sqlite3.Connection | None = None
+        self._own: dict[HoldKey, OpenHold] = {}
 
     def commit(self, acts: Sequence[Act]) -> list[Outcome]:
         """Does what `Scribe.commit` says."""
@@ -88,11 +90,11 @@ class SqliteScribe:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 try:
-                    outcomes = _write(connection, acts, checked=False)
+                    book, outcomes = _write(connection, acts, self._own)
                 except (sqlite3.IntegrityError, _NotSure):
                     connection.execute("ROLLBACK")
                     connection.execute("BEGIN IMMEDIATE")
-                    outcomes = _write(connection, acts, checked=True)
+                    book, outcomes = _write(connection, acts, None)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -103,6 +105,11 @@ class SqliteScribe:
                 raise Unavailable("the database is too busy; try again") from error
             logger.error("the database does not answer", error=str(error))
             raise Unavailable("the database does not answer; try again", reason=Reason.STORE_UNAVAILABLE) from error
+        for act in acts:
+            if isinstance(act, Settle):
+                self._own.pop(act[2:4], None)
+        for key in book.opened:
+            self._own[key] = book.holds[key]
         return outcomes
 
     def close(self) -> None:
@@ -121,34 +128,45 @@ class SqliteScribe:
         return connection
 
 
-def _write(connection: sqlite3.Connection, acts: Sequence[Act], *, checked: bool) -> list[Outcome]:
+def _write(
+    connection: sqlite3.Connection, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold] | None
+) -> tuple[Book, list[Outcome]]:
     """Does acts within a transaction.
 
     Args:
         connection: The connection.
         acts: What to do.
-        checked: Whether to look if holds had been made before: hardly any has.
+        own: Reservations that were open when this process wrote last, and nearly always still are. With it, it is not
+            looked whether new ones had been made before either: hardly any has. None if all must be looked up.
+
+    Returns:
+        What was written, and what became of each act.
 
     Raises:
-        sqlite3.IntegrityError: If one had, and it was not looked.
-        _NotSure: If one may have, because the balance does not have it, and it was not looked.
+        sqlite3.IntegrityError: If a reservation had been made before, and it was not looked.
+        _NotSure: If one may have, because the balance does not have it, or one is not open any more, and it was not
+            looked.
     """
-    book = _load(connection, acts, checked=checked)
+    book = _load(connection, acts, own)
     held = set(book.holds)
     outcomes = [book.do(act) for act in acts]
-    if not checked and any(outcome.verdict is Verdict.SHORT for outcome in outcomes):
+    closed = list(held - book.holds.keys())
+    if own is not None and any(outcome.verdict is Verdict.SHORT for outcome in outcomes):
         raise _NotSure
     _in_bulk(connection, _ADD, book.added)
     _in_bulk(connection, _OPEN, [book.holds[key] for key in book.opened])
-    _in_bulk(connection, _CLOSE, list(held - book.holds.keys()))
+    before = connection.total_changes
+    _in_bulk(connection, _CLOSE, closed)
+    if connection.total_changes - before != len(closed):
+        raise _NotSure
     if book.audits:
         connection.executemany(_AUDIT, [astuple(audit) for audit in book.audits])
     connection.executemany(_SET, [book.balances[key] for key in book.changed])
-    return outcomes
+    return book, outcomes
 
 
-def _load(connection: sqlite3.Connection, acts: Sequence[Act], *, checked: bool) -> Book:
-    """Returns a book with everything that acts are about."""
+def _load(connection: sqlite3.Connection, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold] | None) -> Book:
+    """Returns a book with everything that acts are about; see `_write`."""
     execute = connection.execute
     accounts: set[str] = set()
     book = Book(accounts)
@@ -163,7 +181,7 @@ def _load(connection: sqlite3.Connection, acts: Sequence[Act], *, checked: bool)
         else:
             accounts.update(row[0] for row in execute(_ACCOUNT, key[:1]))
 
-    looked_up = [act for act in acts if checked or not isinstance(act, Hold)]
+    looked_up = list(acts) if own is None else _take_own(book, acts, own)
     steps = [act[2:4] for act in looked_up if not isinstance(act, (Post, Renew))]
     for found in _in_bulk(connection, _HELD, steps):
         for row in json.loads(found):
@@ -179,6 +197,17 @@ def _load(connection: sqlite3.Connection, acts: Sequence[Act], *, checked: bool)
             book.entries[key] = entry = Entry(*row)
             load_balance((entry.account_id, entry.currency))
     return book
+
+
+def _take_own(book: Book, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold]) -> list[Act]:
+    """Puts reservations into a book that need not be looked up; returns the acts for which more is needed."""
+    others: list[Act] = []
+    for act in acts:
+        if isinstance(act, Settle) and (mine := own.get(act[2:4])) is not None:
+            book.holds[act[2:4]] = mine
+        elif not isinstance(act, Hold):
+            others.append(act)
+    return others
 
 
 def _in_bulk(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -12,16 +12,16 @@ from dragoman_server.errors import DragomanError, Unavailable
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from dragoman_server.store.ledger.records import Act, Outcome
+    from dragoman_server.store.ledger.records import Act, Outcome, Told
 
 logger = get_logger(__name__)
 
 MOST = 256
 """Acts of a group: a bound for how long a transaction holds its locks."""
 
-_Item = tuple["Act", "asyncio.Future[Outcome]"]
+_Item = tuple["Act", "Told"]
 
 
 class Scribe(Protocol):
@@ -36,6 +36,22 @@ class Scribe(Protocol):
 
     def close(self) -> None:
         """Closes the connection."""
+
+
+def as_future(send: Callable[[Act, Told], None], act: Act) -> asyncio.Future[Outcome]:
+    """Returns a future of what becomes of an act."""
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def tell(outcome: Outcome | Exception) -> None:
+        if future.done():  # whoever waited was cancelled
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    send(act, tell)
+    return future
 
 
 class Writer:
@@ -56,19 +72,21 @@ class Writer:
 
     def submit(self, act: Act) -> asyncio.Future[Outcome]:
         """Does what `LedgerStore.submit` says."""
+        return as_future(self.send, act)
+
+    def send(self, act: Act, then: Told) -> None:
+        """Does what `LedgerStore.send` says."""
         if self._thread is None:
             self._loop = asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
             self._thread.start()
-        future = self._loop.create_future()
         if self._closing is not None:
-            future.set_exception(Unavailable("the server is shutting down", reason=Reason.SHUTTING_DOWN))
-            return future
-        self._waiting.append((act, future))
+            then(Unavailable("the server is shutting down", reason=Reason.SHUTTING_DOWN))
+            return
+        self._waiting.append((act, then))
         if not self._busy:
             self._busy = True
-            self._loop.call_soon(self._send)
-        return future
+            self._loop.call_soon(self._hand_over)
 
     async def close(self) -> None:
         """Writes what waits, then ends the thread."""
@@ -81,7 +99,7 @@ class Writer:
         self._groups.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _send(self) -> None:
+    def _hand_over(self) -> None:
         """Gives the thread what waits."""
         if not self._waiting:
             self._busy = False
@@ -93,14 +111,12 @@ class Writer:
         self._groups.put(group)
 
     def _written(self, group: Sequence[_Item], outcomes: Sequence[Outcome | Exception]) -> None:
-        for (_, future), outcome in zip(group, outcomes, strict=True):
-            if future.done():  # its caller was cancelled
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-        self._loop.call_soon(self._send)  # behind those who were told: what they ask for next is in the next group
+        for (act, then), outcome in zip(group, outcomes, strict=True):
+            try:
+                then(outcome)
+            except Exception:
+                logger.exception("what became of an act could not be told", act=type(act).__name__)
+        self._loop.call_soon(self._hand_over)  # behind those who were told: what they ask for next is in the next group
 
     def _write(self) -> None:
         """Writes groups: all that the thread does."""

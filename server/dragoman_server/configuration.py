@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr, ValidationError
 
 from dragoman_server.accounts.tokens import LOGIN_ISSUER
-from dragoman_server.providers.vendors import vendor_of_host, vendors
-from dragoman_server.settings import AuthSettings, ModelSettings, ProviderSettings, Section, Settings
+from dragoman_server.providers.vendors import may_be_unsupported, vendor_of_host, vendors
+from dragoman_server.settings import AuthSettings, ModelSettings, ProviderSettings, QuirkSettings, Section, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -427,6 +427,15 @@ def _provider_contradictions(path: str, provider: ProviderSettings, taken: set[s
             yield f"{path}.base_url", f"must start with http:// or https://, but is {_short(provider.base_url)}"
     elif dialect == "plugin" and not provider.base_url:
         yield f"{path}.base_url", "is required for the dialect plugin"
+    yield from _quirk_contradictions(f"{path}.quirks", provider.quirks, dialect)
+
+
+def _quirk_contradictions(path: str, quirks: QuirkSettings, dialect: str) -> Iterator[tuple[str, str]]:
+    if dialect and dialect not in OVER_HTTP and quirks != QuirkSettings():
+        yield path, f"must not be set for the dialect {dialect}"
+    for asked in quirks.unsupported or ():
+        if not may_be_unsupported(asked):
+            yield f"{path}.unsupported", f"a request has no field {_short(asked)}"
 
 
 def _model_contradictions(path: str, model: ModelSettings, providers: set[str]) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,8 @@ from dragoman.v1 import failure_pb2
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dragoman.v1.usage_pb2 import Usage
+
 
 class DragomanError(Exception):
     """A failure with a stable reason.
@@ -168,10 +170,16 @@ class DeadlineExceeded(DragomanError):
 
 
 class ProviderError(DragomanError):
-    """A provider did something wrong; the reason says what."""
+    """A provider did something wrong; the reason says what.
+
+    Attributes:
+        usage: What a call that returns its answer at once has consumed all the same, as far as the provider told.
+    """
 
     default_reason = Reason.PROVIDER_FAILED
     default_retryable = True
+
+    usage: Usage | None = None
 
 
 class Unimplemented(DragomanError):

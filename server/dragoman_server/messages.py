@@ -42,7 +42,7 @@ def check_message(message: Message, number: int, path: str = "spec.chat.messages
         if (kind == "tool_result") != (role == ROLE_TOOL):
             raise _invalid(where, "must be a tool result in a tool message, and only there")
         _check_part(part, kind, where)
-        has_images |= kind in ("image", "tool_result")
+        has_images |= kind in ("image", "file", "tool_result")
     if role == ROLE_TOOL and not any(part.HasField("tool_result") for part in message.parts):
         raise _invalid(f"{path.format(number)}.parts", "needs a tool result in a tool message")
     return has_images

@@ -130,6 +130,25 @@ class LocalSettings(Section):
     """How the vectors of a text's tokens become one; models that are made for vectors say which is theirs."""
 
 
+class QuirkSettings(Section):
+    """How the server departs from its dialect, where that differs from what is known of its vendor."""
+
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """The field of a chat completion that limits its tokens."""
+    developer_role: bool | None = None
+    """Whether messages of a chat completion may have the role `developer`; if not, they are sent as `system`."""
+    thoughts_field: str | None = None
+    """The field of a chat completion's message that takes thoughts of the past; empty if there is none."""
+    stream_usage: bool | None = None
+    """Whether streams are asked for their usage with `stream_options`; some servers refuse that."""
+    base64_embeddings: bool | None = None
+    """Whether vectors may be asked for in base64."""
+    max_embedding_inputs: Count | None = None
+    """Most inputs of one request for vectors; more are sent in several."""
+    unsupported: tuple[str, ...] | None = None
+    """Fields that it does not know, as paths in the contract's `ChatSpec`, for example `sampling.logit_bias`."""
+
+
 class ProviderSettings(Section):
     """A provider of models; they are reachable as `<name>/<upstream model>`."""
 
@@ -163,6 +182,7 @@ class ProviderSettings(Section):
     """Most generations that wait for each of its models; more are refused with OVERLOADED."""
     queue_timeout: Seconds = 30
     """How long a generation may wait in the queue."""
+    quirks: QuirkSettings = QuirkSettings()
 
 
 class TargetSettings(Section):
@@ -320,6 +340,13 @@ class ProxySettings(Section):
     """Model of the route `/api/v1/proxy/default`; empty means the server's default model."""
     default_model_names: tuple[str, ...] = ("alchemyst-ai/alchemyst-c1",)
     """Names under which clients must ask for it there."""
+
+
+class SokeSettings(Section):
+    """The dialect of Soke."""
+
+    model: str = ""
+    """Model that `soke-v1` stands for; empty means the server's default model."""
 
 
 class RateSettings(Section):
@@ -484,6 +511,10 @@ class ConversationSettings(Section):
     """Days without a change after which they are deleted; 0 means never. Pinned ones stay."""
     max_messages: Count = 10_000
     """Most messages of one."""
+    max_bytes: Bytes = 64 * MIB
+    """Most bytes of one's messages together; what turns load, and exports hold, is no more than that."""
+    max_message_bytes: Bytes = 32 * MIB
+    """Most bytes of one message."""
     title: Literal["first_message", "model"] = "first_message"
     """Where the title of an untitled one comes from: the beginning of the first message, or a model that is asked
     for one."""
@@ -550,6 +581,7 @@ class Settings(Section):
     routing: RoutingSettings = RoutingSettings()
     vision: VisionSettings = VisionSettings()
     proxy: ProxySettings = ProxySettings()
+    soke: SokeSettings = SokeSettings()
     tracing: TracingSettings = TracingSettings()
     auth: AuthSettings = AuthSettings()
     credits: CreditSettings = CreditSettings()

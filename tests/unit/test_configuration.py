@@ -137,6 +137,14 @@ PROVIDER = '[[providers]]\nname = "{0}"\ndialect = "{1}"\n{2}\n'
         ),
         (PROVIDER.format("a", "plugin", ""), "providers[0].base_url: is required for the dialect plugin"),
         (
+            PROVIDER.format("a", "scripted", "quirks = { stream_usage = false }"),
+            "providers[0].quirks: must not be set for the dialect scripted",
+        ),
+        (
+            PROVIDER.format("a", "", 'vendor = "openai"\nquirks = { unsupported = ["user", "sampling.tempo"] }'),
+            "providers[0].quirks.unsupported: a request has no field 'sampling.tempo'",
+        ),
+        (
             PROVIDER.format("a", "anthropic_messages", 'vendor = "openai"'),
             "providers[0].base_url: is required: OpenAI has no known address for the dialect anthropic_messages",
         ),

@@ -99,6 +99,12 @@ class Hub(QuietHandler):
             self.answer(200 if allowed else 401, CONTENT if allowed else b"")
         elif path == "/someone/models/resolve/main/broken.gguf":
             self.answer(200, CONTENT[: len(CONTENT) // 2], length=len(CONTENT))
+        elif path.startswith("/someone/models/resolve/main/large/"):
+            self.send_response(302)
+            self.send_header("Location", "/someone/models/resolve/main/q4/tiny.gguf")
+            self.send_header("X-Linked-Etag", f'"{DIGEST if path.endswith("/sound.gguf") else "0" * 64}"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif path == "/someone/models/resolve/main/error.gguf":
             self.answer(500, b"")
         else:
@@ -244,6 +250,7 @@ async def test_a_file_of_the_hub_is_fetched(hub_url: str, tmp_path: Path) -> Non
         ("error.gguf", ProviderError, Reason.PROVIDER_FAILED, "500"),
         ("broken.gguf", ProviderError, Reason.PROVIDER_PROTOCOL, "broke off"),
         ("text.gguf", InvalidRequest, Reason.INVALID_REQUEST, "not a GGUF model"),
+        ("large/damaged.gguf", ProviderError, Reason.PROVIDER_PROTOCOL, "not the expected file"),
         (f"q4/tiny.gguf@sha256:{'0' * 64}", ProviderError, Reason.PROVIDER_PROTOCOL, "not the expected file"),
     ],
 )
@@ -254,6 +261,12 @@ async def test_what_the_hub_cannot_give_is_explained(
         await pull(f"hf:someone/models/{file}", tmp_path)
     assert caught.value.reason == reason
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["large/sound.gguf", f"large/damaged.gguf@sha256:{DIGEST}"])
+async def test_the_digest_of_the_user_counts_or_else_that_of_the_hub(hub_url: str, tmp_path: Path, name: str) -> None:
+    path = await pull(f"hf:someone/models/{name}", tmp_path)
+    assert path.read_bytes() == CONTENT
 
 
 async def test_the_hub_gets_the_users_token(hub_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from dragoman.reasons import Reason
+from dragoman.v1.embedding_service_pb2 import EmbedResponse
 from dragoman.v1.run_pb2 import Run
 from dragoman_server.catalog.grants import permitted
 from dragoman_server.errors import (
@@ -23,12 +24,13 @@ from dragoman_server.errors import (
 )
 from dragoman_server.ids import new_id
 from dragoman_server.providers.base import Embedder
+from dragoman_server.providers.usage import sum_of_calls
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dragoman.v1.embedding_service_pb2 import EmbeddingInput, EmbedRequest, EmbedResponse
+    from dragoman.v1.embedding_service_pb2 import EmbeddingInput, EmbedRequest
     from dragoman_server.caller import Caller
     from dragoman_server.catalog.service import Catalog
     from dragoman_server.credits.service import Credits, Hold
@@ -53,7 +55,7 @@ class Embeddings:
     Args:
         catalog: The models.
         default_model: Id or alias of the model of requests that name none; empty means the first that can.
-        on_end: Is told what was consumed, and of which provider.
+        on_end: Is told what was consumed, and of which provider; there are no vectors if it was for nothing.
         tracer: Traces the requests, if anyone does.
         limits: How much callers may ask for, if anything bounds it.
         credits: What it costs, if anything does.
@@ -138,9 +140,8 @@ class Embeddings:
                 slot.end(0)
             raise
         try:
-            response = await self._embed(route, request, trace)
+            response = await self._embed(route, request, record, trace)
             record.state = Run.STATE_COMPLETED
-            record.provider = response.provider
             record.usage.CopyFrom(response.usage)
             if hold is not None:
                 response.charge.CopyFrom(await hold.settle(response.usage, "completed"))
@@ -183,7 +184,10 @@ class Embeddings:
             output_tokens=0,
         )
 
-    async def _embed(self, route: Route, request: EmbedRequest, trace: EmbeddingTrace | None) -> EmbedResponse:
+    async def _embed(
+        self, route: Route, request: EmbedRequest, record: Run, trace: EmbeddingTrace | None
+    ) -> EmbedResponse:
+        """Asks the route. What attempts consumed that came to nothing is part of the usage, also if all of them did."""
         attempts = 0
 
         def check(target: Target) -> None:
@@ -196,25 +200,41 @@ class Embeddings:
             nonlocal attempts
             attempts += 1
             name, embedder = target.provider.name, cast("Embedder", target.provider)
-            if trace is None:
-                response = await embedder.embed(request, target.upstream_model)
-            else:
-                with trace.attempt(name, target.upstream_model, attempts):
+            record.provider = name
+            try:
+                if trace is None:
                     response = await embedder.embed(request, target.upstream_model)
-            _check(response, request, name)
+                else:
+                    with trace.attempt(name, target.upstream_model, attempts):
+                        response = await embedder.embed(request, target.upstream_model)
+                _check(response, request, name)
+            except ProviderError as error:
+                if error.usage is not None:
+                    record.usage.CopyFrom(sum_of_calls(error.usage, record.usage))
+                raise
             response.provider = name
             response.upstream_model = target.upstream_model
             return response
 
-        response = await route.call(ask, check)
+        try:
+            response = await route.call(ask, check)
+        except DragomanError:
+            if record.HasField("usage"):
+                self._tell(EmbedResponse(provider=record.provider, usage=record.usage))
+            raise
         response.model = route.model_id
         response.attempts = attempts
         if not response.usage.input_tokens:
             response.usage.input_tokens = sum(map(_estimate, request.inputs))
             response.usage.estimated = True
+        if record.HasField("usage"):
+            response.usage.CopyFrom(sum_of_calls(response.usage, record.usage))
+        self._tell(response)
+        return response
+
+    def _tell(self, response: EmbedResponse) -> None:
         if self._on_end is not None:
             self._on_end(response)
-        return response
 
     def _default_model(self) -> str:
         """Returns the model of requests that name none: as configured, or the first of the first provider that can.
@@ -267,11 +287,13 @@ def _check(response: EmbedResponse, request: EmbedRequest, provider: str) -> Non
         problem = "vectors with members that are no numbers"
     else:
         return
-    raise ProviderError(
+    error = ProviderError(
         f"provider {provider} returned {problem} for {len(request.inputs)} inputs",
         reason=Reason.PROVIDER_PROTOCOL,
         metadata={"provider": provider},
     )
+    error.usage = response.usage
+    raise error
 
 
 def _most(item: EmbeddingInput) -> int:

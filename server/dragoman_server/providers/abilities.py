@@ -10,6 +10,7 @@ from dragoman_server.errors import UnsupportedFeature
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from dragoman.v1.message_pb2 import Part
     from dragoman.v1.run_pb2 import ChatSpec
     from dragoman_server.providers.facts import Facts
 
@@ -77,10 +78,14 @@ def _is_set(spec: ChatSpec, path: str) -> bool:
 
 def _has_images(spec: ChatSpec) -> bool:
     return any(
-        part.HasField("image") or any(inner.HasField("image") for inner in part.tool_result.parts)
+        _is_image(part) or any(map(_is_image, part.tool_result.parts))
         for message in spec.messages
         for part in message.parts
     )
+
+
+def _is_image(part: Part) -> bool:
+    return part.HasField("image") or part.file.media_type.lower().startswith("image/")
 
 
 class _Need(NamedTuple):

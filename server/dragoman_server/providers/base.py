@@ -165,7 +165,7 @@ class Embedder(Protocol):
             model: The provider's own name of the model.
 
         Raises:
-            DragomanError: If the request is refused or the provider fails.
+            DragomanError: If the request is refused or the provider fails; a ProviderError then tells the usage.
         """
 
 

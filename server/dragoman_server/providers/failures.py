@@ -42,6 +42,11 @@ _FILTER_CODES = frozenset(
     }
 )
 _SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_MODEL_CODES = frozenset({"model_not_found", "deploymentnotfound"})
+_MODEL_WORDS = re.compile(r"\bmodels?\b|\bdeployment\b", re.IGNORECASE)
+"""What a 404 is about if it says so; others are about a file, or the address is wrong."""
+_NOTHING_HERE = frozenset({"", "not found", "method not allowed"})
+"""What servers say of an address at which they have nothing: the request is not what is wrong."""
 _KEY_CODES = frozenset({"api_key_invalid"})  # Google's, with status 400
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
@@ -203,6 +208,8 @@ def _reason(status: int, codes: set[str], message: str) -> tuple[Reason, bool]:
             return Reason.PROVIDER_RATE_LIMITED, False
         case 429:
             return Reason.PROVIDER_RATE_LIMITED, not codes & _SPENT_CODES
+        case 404 | 405:
+            return _reason_of_absence(codes, message), False
         case 408 | 504:
             return Reason.PROVIDER_TIMEOUT, True
         case 409 | 425:
@@ -212,6 +219,12 @@ def _reason(status: int, codes: set[str], message: str) -> tuple[Reason, bool]:
         case _ if status >= 400:
             return Reason.PROVIDER_REJECTED, False
     return Reason.PROVIDER_FAILED, False  # a redirect, or a success without content
+
+
+def _reason_of_absence(codes: set[str], message: str) -> Reason:
+    if codes & _MODEL_CODES or _MODEL_WORDS.search(message):
+        return Reason.MODEL_NOT_FOUND
+    return Reason.PROVIDER_FAILED if message.lower() in _NOTHING_HERE else Reason.PROVIDER_REJECTED
 
 
 def sanitized(text: str) -> str:

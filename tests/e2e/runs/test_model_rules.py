@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from dragoman.v1.message_pb2 import ImagePart, Message, Part, Role, TextPart
+from dragoman.v1.message_pb2 import FilePart, ImagePart, Message, Part, Role, TextPart
 from dragoman.v1.run_pb2 import ChatSpec, RunSpec, TaskProfile
 from dragoman.v1.run_service_pb2 import ExecuteRunRequest
 from dragoman.v1.run_service_pb2_grpc import RunServiceStub
@@ -79,9 +79,11 @@ async def test_images_are_checked_before_the_provider_sees_them() -> None:
     good = Part(image=ImagePart(data=png(8, 8), media_type="image/png"))
     liar = Part(image=ImagePart(data=b"not a picture", media_type="image/png"))
     large = Part(image=ImagePart(data=png(4096, 8), media_type="image/png"))
+    hidden = Part(file=FilePart(data=png(4096, 8), media_type="image/png"))
     remote = Part(image=ImagePart(url="https://example.org/a.png"))
     async with asking(VisionSettings(max_images=2, max_side=1024), remote_images="refuse") as (stub, server):
         assert "no image of a kind" in await refused(stub, asked(good, liar))
+        assert "4096 x 8 pixels" in await refused(stub, asked(hidden))
         assert "4096 x 8 pixels" in await refused(stub, asked(large))
         assert "one image too many" in await refused(stub, asked(good, good, good))
         assert "is an address" in await refused(stub, asked(remote))

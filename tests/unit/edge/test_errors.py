@@ -53,9 +53,18 @@ def test_paths_of_the_contract_become_parameters(field: str, param: str) -> None
     assert param_of_field(field) == param
 
 
+def test_a_key_that_is_limited_to_other_suppliers() -> None:
+    limited = EdgeError("No.", reason=Reason.FORBIDDEN, metadata={"model": "a/b", "providers": "c d"})
+    for error, code in ((limited, "supplier_not_allowed"), (EdgeError("No.", reason=Reason.FORBIDDEN), "forbidden")):
+        answer = render_error(error)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (403, code)
+
+
 def test_messages_speak_of_parameters() -> None:
     error = EdgeError("`spec.chat.sampling.choice_count` must be 1 to 128", field="spec.chat.sampling.choice_count")
     assert json.loads(render_error(error).body)["error"]["message"] == "`n` must be 1 to 128"
+    told = EdgeError("moderation_json cannot be handed over", field="spec.chat.moderation_json")
+    assert json.loads(render_error(told).body)["error"]["message"] == "moderation cannot be handed over"
 
 
 class TestStatus:

@@ -107,6 +107,7 @@ def test_everything_else() -> None:
         web_search_options={},
         chat_template_kwargs={"enable_thinking": True},
         task_profile="coding",
+        token_type="spark",
         response_format={
             "type": "json_schema",
             "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True},
@@ -135,6 +136,7 @@ def test_everything_else() -> None:
         "web_search_options_json": "{}",
         "chat_template_kwargs_json": '{"enable_thinking":true}',
         "task_profile": "TASK_PROFILE_CODING",
+        "token_type": "spark",
         "response_format": {"json_schema": {"name": "n", "schema_json": '{"type":"object"}', "strict": True}},
     }
 
@@ -466,6 +468,7 @@ def test_missing_messages() -> None:
 def test_messages_read_well() -> None:
     assert refusal_of(foo=1).message == "Unrecognized request argument supplied: foo"
     assert refusal_of(n=200).message == "Invalid 'n': expected a value <= 128, but got 200 instead."
+    assert refusal_of(n=1_000_000).message == "Invalid 'n': expected a value <= 128, but got 1000000 instead."
     wrong = refusal_of(messages=[{"role": "user", "content": 5}])
     assert wrong.message == (
         "Invalid type for 'messages[0].content': expected a string or an array, but got an integer instead."

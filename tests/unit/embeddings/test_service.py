@@ -242,6 +242,43 @@ async def test_mistakes_of_the_client_are_not_tried_again() -> None:
     assert two.asked == 0
 
 
+def consuming(tokens: int) -> ProviderError:
+    """Returns a failure of an attempt that consumed something all the same."""
+    error = ProviderError("broke")
+    error.usage = Usage(input_tokens=tokens)
+    return error
+
+
+async def test_what_failed_attempts_consumed_counts() -> None:
+    told: list[EmbedResponse] = []
+    one = Failing("one", consuming(5), ProviderError("told nothing"))
+    routing = RoutingTable(RoutingSettings(backoff=0.001, max_backoff=0.01), {"one": one})
+    made = await Embeddings(Catalog([one], (), "", routing), on_end=told.append).embed(
+        CALLER, texts("a b", model="one/embed")
+    )
+    assert (made.attempts, made.usage) == (3, Usage(input_tokens=7))
+    assert told == [made]
+
+
+async def test_what_was_consumed_for_nothing_counts() -> None:
+    told: list[EmbedResponse] = []
+    bad = Answering(EmbedResponse(embeddings=[Embedding()], usage=Usage(input_tokens=4)))
+    routing = RoutingTable(RoutingSettings(backoff=0.001, max_backoff=0.01), {"one": bad})
+    with pytest.raises(ProviderError):
+        await Embeddings(Catalog([bad], (), "", routing), on_end=told.append).embed(
+            CALLER, texts("a", model="one/embed")
+        )
+    assert told == [EmbedResponse(provider="one", usage=Usage(input_tokens=12))]
+
+
+async def test_nothing_is_told_of_failures_that_consumed_nothing() -> None:
+    told: list[EmbedResponse] = []
+    one = Failing("one", ProviderError("no", retryable=False))
+    with pytest.raises(ProviderError):
+        await Embeddings(Catalog([one], ()), on_end=told.append).embed(CALLER, texts("a", model="one/embed"))
+    assert told == []
+
+
 BAD: list[EmbedResponse] = [
     EmbedResponse(),
     EmbedResponse(embeddings=[Embedding(values=[1])]),

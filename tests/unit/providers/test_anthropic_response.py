@@ -382,7 +382,7 @@ def test_what_breaks_off_or_makes_no_sense_is_a_failure(after: bytes) -> None:
         ("billing_error", "no money", "PROVIDER_RATE_LIMITED", False),
         ("authentication_error", "invalid x-api-key", "PROVIDER_AUTH", False),
         ("permission_error", "not yours", "PROVIDER_AUTH", False),
-        ("not_found_error", "model: claude-9", "PROVIDER_REJECTED", False),
+        ("not_found_error", "model: claude-9", "MODEL_NOT_FOUND", False),
         ("request_too_large", "too large", "PROVIDER_REJECTED", False),
         ("invalid_request_error", "temperature is wrong", "PROVIDER_REJECTED", False),
         ("invalid_request_error", "prompt is too long: 9 tokens > 8 maximum", "CONTEXT_LENGTH_EXCEEDED", False),

@@ -22,7 +22,7 @@ TOO_LONG = "The input token count (134123) exceeds the maximum number of tokens 
         (error(400, "not here", "FAILED_PRECONDITION"), "PROVIDER_REJECTED", False, "FAILED_PRECONDITION"),
         (error(400, "API key not valid.", "INVALID_ARGUMENT", BAD_KEY), "PROVIDER_AUTH", False, "INVALID_ARGUMENT"),
         (error(403, "no", "PERMISSION_DENIED"), "PROVIDER_AUTH", False, "PERMISSION_DENIED"),
-        (error(404, "no model", "NOT_FOUND"), "PROVIDER_REJECTED", False, "NOT_FOUND"),
+        (error(404, "no model", "NOT_FOUND"), "MODEL_NOT_FOUND", False, "NOT_FOUND"),
         (error(400, TOO_LONG, "INVALID_ARGUMENT"), "CONTEXT_LENGTH_EXCEEDED", False, "INVALID_ARGUMENT"),
         (error(429, "slow", "RESOURCE_EXHAUSTED", QUOTA), "PROVIDER_RATE_LIMITED", True, "RESOURCE_EXHAUSTED"),
         (error(500, "oops", "INTERNAL"), "PROVIDER_FAILED", True, "INTERNAL"),

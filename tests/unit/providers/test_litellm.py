@@ -138,7 +138,7 @@ async def test_what_would_be_dropped_is_refused_by_name(spec: ChatSpec, model: s
     ("status", "headers", "error", "reason"),
     [
         (401, {}, {"message": f"wrong key {KEY}"}, Reason.PROVIDER_AUTH),
-        (404, {}, {"message": "no such model"}, Reason.PROVIDER_REJECTED),
+        (404, {}, {"message": "no such model"}, Reason.MODEL_NOT_FOUND),
         (429, {"Retry_After": 7}, {"message": "slow down"}, Reason.PROVIDER_RATE_LIMITED),
         (
             400,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dragoman.reasons import Reason
 from dragoman.v1.embedding_service_pb2 import EmbedRequest
+from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import InvalidRequest, ProviderError
 from dragoman_server.providers import remote_embeddings
 from dragoman_server.providers.openai_chat.embeddings import encode, read
@@ -197,3 +198,21 @@ async def test_one_failed_batch_ends_the_others() -> None:
         async with asyncio.timeout(5):
             await server.aborted.wait()
     assert len(server.requests) == 2
+
+
+async def test_batches_that_were_answered_count_although_another_one_failed() -> None:
+    answered = asyncio.Event()
+
+    async def reply(request: Any, connection: Any) -> None:
+        if b"bad" in request.body:
+            await answered.wait()
+            await connection.write(whole(200, answer(usage={"prompt_tokens": 4})))
+        else:
+            await connection.write(whole(200, answer(*[[1.0]] * 256, usage={"prompt_tokens": 256})))
+            asyncio.get_running_loop().call_later(0.1, answered.set)
+
+    async with provider_of(reply) as (provider, _):
+        with pytest.raises(ProviderError) as caught:
+            await provider.embed(texts(*["good"] * 256, "bad"), "m")
+    assert caught.value.reason == Reason.PROVIDER_PROTOCOL
+    assert caught.value.usage == Usage(input_tokens=260)

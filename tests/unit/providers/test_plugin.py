@@ -87,7 +87,7 @@ async def test_cancelling_reaches_the_plugin() -> None:
         failure = await recording.end()
         assert failure is not None
         assert failure.reason == "CANCELLED"
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             while not backend.cancelled:
                 await asyncio.sleep(0.01)
 
@@ -122,6 +122,25 @@ async def test_a_plugin_that_is_not_there_yet_is_waited_for() -> None:
 def test_an_address_is_needed() -> None:
     with pytest.raises(InvalidRequest, match="base_url"):
         PluginProvider(ProviderSettings(name="mine", dialect="plugin"))
+
+
+def test_a_key_that_no_metadata_can_carry() -> None:
+    settings = ProviderSettings(name="mine", dialect="plugin", base_url="127.0.0.1:1", api_key=SecretStr("a\nb"))
+    with pytest.raises(InvalidRequest) as caught:
+        PluginProvider(settings)
+    assert caught.value.field == "api_key"
+
+
+async def test_a_call_that_breaks_in_our_hands_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise ValueError("no such thing")
+
+    async with plugin(Backend()) as provider:
+        monkeypatch.setattr(provider.stub, "Generate", broken)
+        failure = await failed(provider)
+        assert not provider.running
+    assert failure.reason == "INTERNAL"
+    assert "no such thing" not in failure.message
 
 
 class Says(model_backend_pb2_grpc.ModelBackendServicer):
@@ -191,6 +210,7 @@ async def test_usage_ends_its_batch_and_positions_are_the_engines() -> None:
         (grpc.StatusCode.UNAVAILABLE, "PROVIDER_UNREACHABLE"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "PROVIDER_RATE_LIMITED"),
         (grpc.StatusCode.UNAUTHENTICATED, "PROVIDER_AUTH"),
+        (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
         (grpc.StatusCode.INVALID_ARGUMENT, "PROVIDER_REJECTED"),
         (grpc.StatusCode.UNKNOWN, "PROVIDER_FAILED"),
     ],

@@ -15,6 +15,7 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
 from dragoman_server.providers.base import EventBatch, GenerationRequest
+from dragoman_server.providers.emulation import json_answer
 from dragoman_server.providers.emulation.json_answer import json_starter
 from dragoman_server.providers.emulation.json_schema import Schema
 from tests.support.generation import chat
@@ -132,6 +133,39 @@ async def test_what_says_by_itself_that_it_is_no_json_is_passed_on(finish: Finis
     assert recording.text == '{"ci'
 
 
+@pytest.mark.parametrize("as_text", [True, False])
+async def test_an_answer_that_is_too_large_is_broken_off(as_text: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_answer, "MAX_ANSWER_BYTES", 100_000)
+    provider, recording, generation = start(asked())
+    played = provider.last
+    said = 0
+    while not played.cancelled and said < 1_000_000:
+        if as_text:
+            played.sink.on_text("x" * 1000)
+        else:
+            played.say("x" * 1000)
+        said += 1000
+    assert said < 110_000
+    played.told = Usage(input_tokens=9, output_tokens=90)
+    failure = await recording.end()
+    assert failure is not None
+    assert (failure.reason, failure.retryable, failure.field) == (Reason.PROVIDER_FAILED, False, "response_format")
+    assert "more than 100,000 bytes" in failure.message
+    assert recording.kinds == ["usage_reported"]
+    assert recording.usage == Usage(input_tokens=9, output_tokens=90)
+    assert generation.usage_so_far == recording.usage
+    assert len(provider.played) == 1
+
+
+async def test_the_bound_is_that_of_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_answer, "MAX_ANSWER_BYTES", 2000)
+    provider, recording, _ = start(asked())
+    answer(provider.last, "x" * 700)
+    answer(provider.last, json.dumps({"a": "x" * 700}))
+    assert await recording.end() is None
+    assert len(recording.text) > 700
+
+
 async def test_cancelling_and_pausing_reach_the_question_that_is_asked_now() -> None:
     provider, recording, generation = start(asked())
     generation.pause()
@@ -152,6 +186,16 @@ async def test_a_failure_of_the_provider_is_passed_on_for_the_router() -> None:
     failure = await recording.end()
     assert failure is not None
     assert failure.reason == Reason.PROVIDER_UNREACHABLE
+
+
+async def test_what_an_answer_that_broke_off_has_told_counts() -> None:
+    provider, recording, _ = start(asked())
+    answer(provider.last, "no")
+    provider.last.told = Usage(input_tokens=3)
+    provider.last.fail(Reason.PROVIDER_UNREACHABLE)
+    assert await recording.end() is not None
+    assert recording.usage is not None
+    assert (recording.usage.input_tokens, recording.usage.output_tokens) == (10, 2)
 
 
 async def test_the_router_stands_in_where_a_provider_has_no_format_and_says_so() -> None:

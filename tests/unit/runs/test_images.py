@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.v1.message_pb2 import ImagePart, Message, Part, Role, ToolResult
+from dragoman.v1.message_pb2 import FilePart, ImagePart, Message, Part, Role, ToolResult
 from dragoman_server.errors import InvalidRequest
 from dragoman_server.runs.images import Picture, check_images, read_header
 from dragoman_server.settings import VisionSettings
@@ -135,3 +135,34 @@ def test_addresses_must_be_addresses(url: str) -> None:
 
 def test_addresses_pass_where_the_model_takes_them() -> None:
     check_images(asked(ImagePart(url="https://example.org/a.png")), VisionSettings(), remote=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        (FilePart(data=png(9000, 2), media_type="image/png"), "9000 x 2"),
+        (FilePart(data=b"<svg/>", media_type="Image/SVG+xml"), "no image"),
+        (FilePart(data=png(2, 2), media_type="application/pdf"), "but is image/png"),
+        (FilePart(data=png(2, 2), filename="a.png"), "says that it is nothing"),
+        (FilePart(url="https://example.org/a.png", media_type="image/png"), "is an address"),
+    ],
+)
+def test_a_file_that_is_an_image_is_checked_as_one(file: FilePart, problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=problem) as caught:
+        check_images([Message(role=Role.ROLE_USER, parts=[Part(file=file)])], VisionSettings(), remote=False)
+    assert caught.value.field == "spec.chat.messages[0].parts[0].file"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        FilePart(data=b"%PDF-1.7", media_type="application/pdf"),
+        FilePart(data=b"hello"),
+        FilePart(file_id="file-1", media_type="image/png"),
+        FilePart(url="https://example.org/a.pdf"),
+        FilePart(data=png(2, 2), media_type="image/png"),
+    ],
+)
+def test_other_files_pass(file: FilePart) -> None:
+    settings = VisionSettings(max_images=1)
+    check_images([Message(role=Role.ROLE_USER, parts=[Part(file=file)])], settings, remote=False)

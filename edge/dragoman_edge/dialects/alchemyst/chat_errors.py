@@ -10,6 +10,7 @@ import orjson
 
 from dragoman.reasons import Reason
 from dragoman_edge.dialects.dialect import ErrorAnswer
+from dragoman_edge.dialects.naming import renamed
 from dragoman_edge.dialects.openai import errors as openai
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def render_stored_error(error: EdgeError) -> ErrorAnswer:
 
 def message_of(error: EdgeError) -> str:
     """Returns what is wrong, with the names that the dialect has for things and fields of the contract."""
-    message = error.message.replace(error.field, field_of(error.field)) if error.field else error.message
+    message = renamed(error.message, error.field, field_of(error.field)) if error.field else error.message
     return _CONVERSATION.sub("chat", message)
 
 

@@ -10,6 +10,7 @@ import orjson
 
 from dragoman.reasons import DOMAIN, Reason
 from dragoman_edge.dialects.dialect import ErrorAnswer
+from dragoman_edge.dialects.naming import renamed
 from dragoman_edge.rate_state import rate_state_of, tell_rate_state
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def error_body(error: EdgeError) -> bytes:
     """Returns the JSON object that describes an error, on one line."""
     field, message = error.param or field_of(error.field), error.message
     if error.field:
-        message = message.replace(error.field, field)
+        message = renamed(message, error.field, field)
     details: list[dict[str, Any]] = [
         {"@type": f"{_TYPE}ErrorInfo", "reason": error.reason, "domain": DOMAIN, "metadata": error.metadata}
     ]

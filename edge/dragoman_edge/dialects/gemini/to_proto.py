@@ -220,8 +220,8 @@ def _fill_speech(chat: ChatSpec, value: Json) -> None:
 
 
 def _fill_thinking(chat: ChatSpec, value: Json) -> None:
-    if "includeThoughts" in value:
-        chat.include_reasoning = value["includeThoughts"]
+    if value.get("includeThoughts"):  # they are hidden by default here, whoever answers: few could be told to do it
+        chat.include_reasoning = True
     if not (level := value.get("thinkingLevel", _UNSPECIFIED)).endswith(_UNSPECIFIED):
         chat.reasoning_effort = _LEVELS[level]
     budget = value.get("thinkingBudget", -1)

@@ -10,6 +10,7 @@ import orjson
 
 from dragoman.reasons import Reason
 from dragoman_edge.dialects.dialect import ErrorAnswer
+from dragoman_edge.dialects.naming import renamed
 from dragoman_edge.rate_state import rate_state_of, tell_rate_state
 
 if TYPE_CHECKING:
@@ -107,9 +108,10 @@ def error_body(error: EdgeError) -> bytes:
     """Returns the JSON object that describes an error; all four members are always there."""
     row = TABLE[error.reason]
     param, message = param_and_message(error)
-    return orjson.dumps(
-        {"error": {"message": message, "type": row.type, "param": param, "code": error.code or row.code}}
-    )
+    code = error.code or row.code
+    if error.reason is Reason.FORBIDDEN and "providers" in error.metadata:  # those that the key is limited to
+        code = "supplier_not_allowed"
+    return orjson.dumps({"error": {"message": message, "type": row.type, "param": param, "code": code}})
 
 
 def param_and_message(error: EdgeError) -> tuple[str | None, str]:
@@ -118,7 +120,7 @@ def param_and_message(error: EdgeError) -> tuple[str | None, str]:
     if error.reason is Reason.MODEL_NOT_FOUND:
         param = "model"
     if param and error.field:
-        message = message.replace(error.field, param)
+        message = renamed(message, error.field, param)
     return param, message
 
 

@@ -169,9 +169,13 @@ def _out_of_bounds(param: str, kind: str, context: Mapping[str, Any], value: Any
     number = "integer" if isinstance(value, int) else "decimal"
     return invalid(
         param,
-        f"Invalid '{param}': expected a value {sign} {context[key]:g}, but got {value:g} instead.",
+        f"Invalid '{param}': expected a value {sign} {_shown(context[key])}, but got {_shown(value)} instead.",
         f"{number}_{code}",
     )
+
+
+def _shown(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _wrong_length(param: str, kind: str, context: Mapping[str, Any], value: Any) -> EdgeError:

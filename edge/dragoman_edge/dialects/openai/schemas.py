@@ -472,6 +472,13 @@ class ChatCompletionRequest(TypedDict, total=False):
     chat_template_kwargs: Annotated[
         JsonObject | None, Field(description="Extension: variables of the model's chat template.")
     ]
+    token_type: Annotated[
+        Annotated[str, Field(max_length=64)] | None,
+        Field(
+            description="Extension: the currency that pays for the answer, or `auto`, where credits are on; "
+            "wins over the header `X-Token-Type`."
+        ),
+    ]
 
 
 REQUEST = TypeAdapter(ChatCompletionRequest)

@@ -36,6 +36,7 @@ _COPIED = frozenset(
         "prompt_cache_key",
         "prompt_cache_retention",
         "store",
+        "token_type",
     }
 )
 """Parameters that the contract has, by the same name."""

@@ -37,6 +37,8 @@ logger = get_logger(__name__)
 
 MAX_ASKED = 3
 """Times that a model is asked before its answer counts as a failure."""
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+"""Most bytes of an answer's events: all of them are kept until it is whole."""
 
 _INSTRUCTION = "Answer with one JSON {what} and nothing else: no explanation before or after it, and no code fence."
 _CORRECTION = "That was not what I asked for: {problem}. Answer again, with the corrected JSON {what} and nothing else."
@@ -71,6 +73,7 @@ class _JsonGeneration:
         self._usage: Usage | None = None
         self._asked = 0
         self._events: list[RunEvent] = []
+        self._size = 0
         self._current: Generation | None = None
         self._paused = False
 
@@ -82,6 +85,7 @@ class _JsonGeneration:
         """
         self._asked += 1
         self._events = []
+        self._size = 0
         self._current = self._start(self._request._replace(spec=self._spec, incremental=False), self)
         if self._paused:
             self._current.pause()
@@ -114,17 +118,23 @@ class _JsonGeneration:
     # The sink of an answer
 
     def on_events(self, batch: EventBatch) -> None:
-        """Keeps the events."""
-        self._events += batch.events
+        """Keeps the events; an answer that gets too large is broken off."""
+        self._size += batch.ByteSize()
+        if self._size <= MAX_ANSWER_BYTES:
+            self._events += batch.events
+        elif self._current is not None:
+            self._current.cancel()
 
     def on_text(self, text: str) -> None:
         """Keeps the text."""
-        self._events += text_batch(text).events
+        self.on_events(text_batch(text))
 
     def on_end(self, failure: Failure | None) -> None:
         """Passes the answer on, or asks again, or gives up."""
-        self._current = None
         self._count_usage()
+        self._current = None
+        if self._size > MAX_ANSWER_BYTES:
+            failure = _wrong(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes").to_failure()
         if failure is None:
             failure = self._settle()
             if failure is None:
@@ -144,12 +154,7 @@ class _JsonGeneration:
                 self._spec = _corrected(self._spec, self._events, problem, self._what)
                 self.ask()
             else:
-                raise ProviderError(
-                    f"the model has no JSON format of its own, and its answer was wrong {self._asked} times: {problem}",
-                    reason=Reason.PROVIDER_FAILED,
-                    field="response_format",
-                    retryable=False,
-                )
+                raise _wrong(f"its answer was wrong {self._asked} times: {problem}")
         except DragomanError as error:
             return error.to_failure()
         except Exception as error:  # a sink never raises
@@ -158,13 +163,25 @@ class _JsonGeneration:
         return None
 
     def _count_usage(self) -> None:
+        """Counts what the answer reports, or has told of itself before it broke off."""
         if self._events and self._events[-1].HasField("usage_reported"):
             self._usage = sum_of_calls(self._events.pop().usage_reported.last_call, self._usage)
+        else:
+            self._usage = self.usage_so_far
 
     def _with_usage(self, batch: EventBatch) -> EventBatch:
         if self._usage is not None:
             batch.events.add().usage_reported.last_call.CopyFrom(self._usage)
         return batch
+
+
+def _wrong(what: str) -> ProviderError:
+    return ProviderError(
+        f"the model has no JSON format of its own, and {what}",
+        reason=Reason.PROVIDER_FAILED,
+        field="response_format",
+        retryable=False,
+    )
 
 
 def _form(spec: ChatSpec) -> tuple[Schema | None, str]:

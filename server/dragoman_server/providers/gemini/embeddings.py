@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dragoman.v1.embedding_service_pb2 import Embedding, EmbedResponse
-from dragoman_server.errors import UnsupportedFeature
+from dragoman_server.errors import ProviderError, UnsupportedFeature
 from dragoman_server.providers.failures import broken, failure_of_error, failure_of_status
 from dragoman_server.providers.gemini.usage import usage_of
 from dragoman_server.providers.json_values import answer_value
@@ -57,12 +57,20 @@ def read(data: bytes, count: int) -> EmbedResponse:
     answer = answer_value(data)
     if isinstance(answer, dict) and (error := answer.get("error")):
         raise failure_of_error(error)
-    items = answer.get("embeddings") if isinstance(answer, dict) else None
+    fields: dict[str, Any] = answer if isinstance(answer, dict) else {}
+    reported = fields.get("usageMetadata")
+    usage = usage_of(reported) if isinstance(reported, dict) else None
+    try:
+        return EmbedResponse(embeddings=_vectors(fields.get("embeddings"), count), usage=usage)
+    except ProviderError as error:
+        error.usage = usage
+        raise
+
+
+def _vectors(items: Any, count: int) -> list[Embedding]:
     if not isinstance(items, list) or len(items) != count:
         raise broken(f"it should have {count} vectors, one for each input")
     try:
-        embeddings = [Embedding(values=item["values"]) for item in items]
+        return [Embedding(values=item["values"]) for item in items]
     except (KeyError, TypeError, ValueError):
         raise broken("a vector has no numbers") from None
-    usage = answer.get("usageMetadata")
-    return EmbedResponse(embeddings=embeddings, usage=usage_of(usage) if isinstance(usage, dict) else None)

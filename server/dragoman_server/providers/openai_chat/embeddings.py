@@ -10,7 +10,7 @@ import orjson
 
 from dragoman.v1.embedding_service_pb2 import Embedding, EmbedResponse
 from dragoman.vectors import embedding_of
-from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.errors import InvalidRequest, ProviderError, UnsupportedFeature
 from dragoman_server.providers.failures import broken, failure_of_error, failure_of_status
 from dragoman_server.providers.json_values import answer_value
 from dragoman_server.providers.openai_chat.usage import usage_of
@@ -61,6 +61,17 @@ def read(data: bytes, count: int) -> EmbedResponse:
         if isinstance(answer, dict) and (error := answer.get("error")):
             raise failure_of_error(error)
         raise broken("it has no list of vectors")
+    reported = answer.get("usage")
+    usage = usage_of(reported) if isinstance(reported, dict) else None
+    try:
+        return EmbedResponse(embeddings=_vectors(items, count), usage=usage)
+    except ProviderError as error:
+        error.usage = usage
+        raise
+
+
+def _vectors(items: list[Any], count: int) -> list[Embedding]:
+    """Returns the vectors in the order of the inputs."""
     vectors: dict[int, Embedding] = {}
     for position, item in enumerate(items):
         if not isinstance(item, dict):
@@ -69,11 +80,7 @@ def read(data: bytes, count: int) -> EmbedResponse:
         vectors[index if isinstance(index, int) else -1] = _vector(item.get("embedding"))
     if len(items) != count or vectors.keys() != set(range(count)):
         raise broken(f"it should have {count} vectors, one for each input")
-    usage = answer.get("usage")
-    return EmbedResponse(
-        embeddings=[vectors[index] for index in range(count)],
-        usage=usage_of(usage) if isinstance(usage, dict) else None,
-    )
+    return [vectors[index] for index in range(count)]
 
 
 def _vector(value: Any) -> Embedding:

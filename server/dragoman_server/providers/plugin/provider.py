@@ -45,7 +45,7 @@ _REASONS: dict[grpc.StatusCode, tuple[Reason, bool]] = {
     grpc.StatusCode.UNAUTHENTICATED: (Reason.PROVIDER_AUTH, False),
     grpc.StatusCode.PERMISSION_DENIED: (Reason.PROVIDER_AUTH, False),
     grpc.StatusCode.INVALID_ARGUMENT: (Reason.PROVIDER_REJECTED, False),
-    grpc.StatusCode.NOT_FOUND: (Reason.PROVIDER_REJECTED, False),
+    grpc.StatusCode.NOT_FOUND: (Reason.MODEL_NOT_FOUND, False),
     grpc.StatusCode.UNIMPLEMENTED: (Reason.PROVIDER_REJECTED, False),
 }
 
@@ -58,7 +58,7 @@ class PluginProvider:
             and limits. The key is sent as `authorization` metadata.
 
     Raises:
-        InvalidRequest: If the address is missing.
+        InvalidRequest: If the address is missing, or the key is malformed.
     """
 
     serves_any = False
@@ -66,6 +66,9 @@ class PluginProvider:
     def __init__(self, settings: ProviderSettings) -> None:
         if not settings.base_url:
             raise InvalidRequest("a plugin needs the address of its gRPC server in base_url", field="base_url")
+        key = "" if settings.api_key is None else settings.api_key.get_secret_value()
+        if not all(" " <= character <= "~" for character in key):
+            raise InvalidRequest("the key of the plugin has forbidden characters", field="api_key")
         self.name = settings.name
         self.settings = settings
         self.mark = mark_of(settings.name)
@@ -223,6 +226,10 @@ class _Generation:
             return self._provider.failure_of(_error_of_status(error))
         except ProviderError as error:
             return self._provider.failure_of(error)
+        except Exception as error:  # the sink must hear of an end, whatever happens
+            logger.exception("the call of a plugin broke", provider=self._provider.name, exc_info=error)
+            message = f"an internal error ended the answer ({type(error).__name__})"
+            return self._provider.failure_of(DragomanError(message))
 
     def _ended(self, task: asyncio.Task[Failure | None]) -> None:
         """Tells the end: also of a task that was cancelled before its first step."""

@@ -61,6 +61,11 @@ def test_when_to_try_again() -> None:
     assert detail(final, "RetryInfo") is None
 
 
+def test_a_field_that_a_provider_names_is_named_in_the_words_of_the_dialect() -> None:
+    error = EdgeError("reasoning_budget_tokens is not for it", field="spec.chat.reasoning_budget_tokens")
+    assert body_of(error)["message"] == "generation_config.thinking_config.thinking_budget is not for it"
+
+
 def test_the_field_is_named_in_the_words_of_the_dialect() -> None:
     error = EdgeError("`spec.chat.sampling.stop` is too long", field="spec.chat.sampling.stop")
     assert body_of(error)["message"] == "`generation_config.stop_sequences` is too long"

@@ -106,6 +106,7 @@ def test_logprobs_alone() -> None:
 @pytest.mark.parametrize(
     ("config", "spec"),
     [
+        ({"includeThoughts": False}, {}),
         ({"includeThoughts": True, "thinkingBudget": 100}, {"include_reasoning": True, "reasoning_budget_tokens": 100}),
         ({"thinkingBudget": 0}, {"reasoning_budget_tokens": 0}),
         ({"thinkingBudget": -1}, {}),

@@ -39,6 +39,11 @@ def test_the_edge_loads_nothing_of_the_server() -> None:
     assert loaded_by("import dragoman_edge.app") & not_needed == set()
 
 
+def test_an_edge_alone_needs_its_own_extra_only() -> None:
+    of_the_server = {"aiosqlite", "alembic", "argon2", "jsonschema", "jwt", "sqlalchemy"}
+    assert loaded_by("import dragoman_cli.serve, dragoman_edge.app") & of_the_server == set()
+
+
 def test_the_core_loads_optional_parts_on_first_use() -> None:
     optional = {"aiohttp", "alembic", "argon2", "cryptography", "httptools", "jwt", "mako", "psycopg", "rich", "typer"}
     optional |= {"xllamacpp"}

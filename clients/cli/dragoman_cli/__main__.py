@@ -1,6 +1,23 @@
-"""`python -m dragoman_cli`, for environments whose scripts are not on the path."""
+"""The entry point of `dragoman` and of `python -m dragoman_cli`: says which extra is missing, if one is."""
 
-from dragoman_cli.main import main
+import sys
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    try:
+        from dragoman_cli.main import main as run
+
+        run()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if not missing or missing.startswith("dragoman"):
+            raise  # a mistake of ours
+        sys.exit(
+            f"error: the module {missing} is missing: pip install 'dragoman[server,edge]', or 'dragoman[edge]' where "
+            "nothing but `dragoman edge` shall run"
+        )
+
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import importlib.util
 import os
 import sys
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dragoman_server.settings import ProviderSettings, Settings
 
 PROBE_TIMEOUT = 5.0
-"""Seconds that a provider may take for each of at most two answers."""
+"""Seconds that a provider may take for each of at most two answers, and whoever is at our port for one."""
 
 
 class State(StrEnum):
@@ -50,10 +51,11 @@ class Finding:
 
 
 EXTRAS = {
-    "server": ("sqlalchemy", "alembic", "aiosqlite", "grpc_health", "httptools", "prometheus_client"),
-    "edge": ("httptools", "orjson", "pydantic"),
+    "server": ("aiosqlite", "alembic", "argon2", "grpc_health", "grpc_reflection", "jsonschema", "jwt", "sqlalchemy"),
+    "edge": ("grpc_health", "httptools", "orjson", "prometheus_client", "pydantic"),
     "local": ("xllamacpp",),
     "postgres": ("psycopg",),
+    "redis": ("redis",),
     "litellm": ("litellm",),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
 }
@@ -73,7 +75,7 @@ def doctor(config: Path | None, flags: Mapping[str, object], *, network: bool) -
 
 
 def findings(config: Path | None, flags: Mapping[str, object], *, network: bool) -> Iterator[Finding]:
-    """Yields what is found, most basic things first; stops early if there is no usable configuration."""
+    """Yields what is found, most basic things first; ends early without usable configuration or extra `server`."""
     yield Finding("python", State.OK, f"{sys.version.split()[0]} ({sys.executable})")
     try:
         file = configuration.find_file(config, os.environ)
@@ -88,6 +90,8 @@ def findings(config: Path | None, flags: Mapping[str, object], *, network: bool)
     yield _data_dir(settings.server.data_dir)
     yield from _models(settings)
     yield from _ports(settings)
+    if _missing("server"):
+        return
     yield _database(settings)
     if network:
         yield from asyncio.run(_providers(settings))
@@ -96,15 +100,19 @@ def findings(config: Path | None, flags: Mapping[str, object], *, network: bool)
 def _extras(settings: Settings) -> Iterator[Finding]:
     url = settings.store.url.get_secret_value() if settings.store.url else ""
     needed = {"server": True, "edge": True, "local": settings.local.enabled, "postgres": url.startswith("postgres")}
+    needed["redis"] = not settings.rate_limits.storage.get_secret_value().startswith("memory:")
     needed["litellm"] = any(provider.dialect == "litellm" for provider in settings.providers)
     needed["otel"] = settings.tracing.enabled
-    for extra, modules in EXTRAS.items():
-        missing = [module for module in modules if not _is_installed(module)]
-        if not missing:
+    for extra in EXTRAS:
+        if not _missing(extra):
             yield Finding(f"extra {extra}", State.OK, "installed")
         else:
             state = State.BROKEN if needed[extra] else State.NOTE
             yield Finding(f"extra {extra}", state, f"not installed: pip install 'dragoman[{extra}]'")
+
+
+def _missing(extra: str) -> bool:
+    return not all(_is_installed(module) for module in EXTRAS[extra])
 
 
 def _is_installed(module: str) -> bool:
@@ -150,13 +158,28 @@ def _model_file(name: str, folder: Path) -> Finding:
 
 def _ports(settings: Settings) -> Iterator[Finding]:
     server = settings.server
+    blocked = State.NOTE if _runs_already(server.host, server.port) else State.BROKEN
     for subject, port in (("REST port", server.port), ("gRPC port", server.grpc_port)):
-        reason = ports.why_not(server.host, port)
         where = f"{server.host}:{port}" if port else f"{server.host}, any free port"
-        # A port in use need not be a fault: it may be this very server, running.
-        yield Finding(
-            subject, State.BROKEN if reason else State.OK, f"{where}: {reason}" if reason else f"{where} is free"
-        )
+        if (reason := ports.why_not(server.host, port)) is None:
+            yield Finding(subject, State.OK, f"{where} is free")
+        else:
+            who = "; a Dragoman is running" if blocked is State.NOTE else ""
+            yield Finding(subject, blocked, f"{where}: {reason}{who}")
+
+
+def _runs_already(host: str, port: int) -> bool:
+    """Tells whether one of our servers answers at a REST port."""
+    if port == 0:
+        return False
+    connection = http.client.HTTPConnection(f"{ports.url_host(host)}:{port}", timeout=PROBE_TIMEOUT)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().getheader("Server") == "dragoman"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _database(settings: Settings) -> Finding:

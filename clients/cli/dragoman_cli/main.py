@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +46,9 @@ GrpcPort = Annotated[int | None, typer.Option(help="Port of gRPC, 0 for any (DRA
 
 def main() -> None:
     """Runs the command line and exits."""
+    # With Python's defaults the collector takes a tenth of a start and a quarter of the CPU of plain requests, and
+    # finds nothing: requests leave no cycles behind.
+    gc.set_threshold(20_000, 50, 50)
     try:
         app()
     except CommandError as error:

@@ -7,6 +7,8 @@ import http.client
 import json
 import re
 import socket
+import subprocess
+import sys
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from tests.support.command import dragoman
+from tests.support.command import dragoman, environment
 from tests.support.plugin_backend import Backend, serving
-from tests.support.server import running_server
+from tests.support.server import free_port, running_server
 from tests.support.upstream_server import UpstreamServer, raw, whole
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
     from dragoman.plugin.v1.model_backend_pb2 import DescribeRequest, DescribeResponse
@@ -58,6 +59,17 @@ def test_version_and_help() -> None:
     ):
         assert re.search(rf"\b{command}\b", shown)
     assert dragoman("nonsense").returncode == 2
+
+
+@pytest.mark.parametrize("module", ["typer", "sqlalchemy"])
+def test_an_environment_without_the_extras_names_them(tmp_path: Path, module: str) -> None:
+    program = f"import sys; sys.modules[{module!r}] = None; from dragoman_cli.__main__ import main; main()"
+    variables = environment(DRAGOMAN_DATA_DIR=str(tmp_path))
+    command = [sys.executable, "-c", program, "keys", "list"]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: the module {module} is missing: pip install 'dragoman[server,edge]'")
+    assert result.stderr.count("\n") == 1
 
 
 def test_keys_are_made_used_listed_and_revoked(tmp_path: Path) -> None:
@@ -134,9 +146,7 @@ def test_chat_tells_refusals_and_broken_answers(server: Server, door: str) -> No
 
 
 def test_chat_without_a_server() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    result = dragoman("chat", "--url", f"http://127.0.0.1:{port}", "hello")
+    result = dragoman("chat", "--url", f"http://127.0.0.1:{free_port()}", "hello")
     assert result.returncode == 1
     assert "refused" in result.stderr
 
@@ -243,9 +253,7 @@ async def test_doctor_leaves_the_network_alone_if_told_so(tmp_path: Path) -> Non
 
 
 async def test_doctor_finds_nobody(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    result = await asyncio.to_thread(doctor_of, tmp_path, f"http://127.0.0.1:{port}", "")
+    result = await asyncio.to_thread(doctor_of, tmp_path, f"http://127.0.0.1:{free_port()}", "")
     assert result.returncode == 1
     assert "Connection refused" in result.stdout
 
@@ -294,6 +302,15 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     assert result.returncode == 1
     broken = {line[8:].split("  ")[0].strip() for line in result.stdout.splitlines() if line.startswith("broken")}
     assert broken - {"extra local"} == {"data folder", "embedded model", "REST port", "database"}
+
+
+def test_doctor_knows_a_running_server(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        taken = {"DRAGOMAN_PORT": server.url.rpartition(":")[2], "DRAGOMAN_GRPC_PORT": server.target.rpartition(":")[2]}
+        result = dragoman("doctor", DRAGOMAN_DATA_DIR=str(tmp_path / "data"), **taken, **SCRIPTED)
+    assert result.returncode == 0, result.stdout
+    notes = [line for line in result.stdout.splitlines() if line.startswith("note") and "port " in line]
+    assert [line.endswith("it is in use; a Dragoman is running") for line in notes] == [True, True]
 
 
 def test_doctor_looks_for_the_model_of_vectors_too(tmp_path: Path) -> None:

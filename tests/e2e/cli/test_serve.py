@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import re
 import shutil
@@ -183,6 +184,14 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path, option: str, variable: 
     assert result.stdout == ""
 
 
+def test_a_data_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "below"
+    result = dragoman("up", DRAGOMAN_PORT="0", DRAGOMAN_GRPC_PORT="0", DRAGOMAN_DATA_DIR=str(folder))
+    assert result.returncode == 1
+    assert result.stderr == f"error: cannot make the data folder {folder}: Not a directory\n"
+
+
 @pytest.mark.parametrize("url", ["sqlite://host/x", "nonsense"])
 def test_a_database_that_cannot_be_used_is_one_clear_line(tmp_path: Path, url: str) -> None:
     result = dragoman(
@@ -202,30 +211,58 @@ def test_wrong_configuration_is_told_and_nothing_starts(tmp_path: Path) -> None:
     assert result.stdout == ""
 
 
-OPTIONAL = {"aiohttp", "alembic", "mako", "psycopg", "rich", "xllamacpp", "openai", "pytest", "jsonschema"}
+UPSTREAM = """
+[[providers]]
+name = "upstream"
+dialect = "openai_chat"
+base_url = "http://127.0.0.1:9/v1"
+"""
+OTHERS = {"aiosqlite", "annotated_doc", "annotated_types", "google", "greenlet", "grpc", "grpc_health"}
+OTHERS |= {"grpc_reflection", "httptools", "orjson", "prometheus_client", "pydantic", "pydantic_core", "shellingham"}
+OTHERS |= {"sqlalchemy", "typer", "typing_extensions", "typing_inspection", "uvloop"}
+"""All packages of others that a server in front of an OpenAI-compatible upstream needs to start."""
+OF_THE_INTERPRETER = {"cython_runtime", "distutils", "sitecustomize", "usercustomize"}
+LATER = ["dragoman_client", "dragoman_edge.dialects.openai.documentation", "dragoman_edge.openapi"]
+LATER += [f"dragoman_server.providers.{name}" for name in ("anthropic_messages", "gemini", "litellm_library")]
+LATER += [f"dragoman_server.providers.{name}" for name in ("llamacpp", "plugin", "proxy", "scripted")]
+LATER += ["dragoman_server.ratelimits.shared", "dragoman_server.store.backup", "dragoman_server.store.ledger.postgres"]
+LATER += ["dragoman_server.telemetry.export", "dragoman_server.telemetry.tracing"]
+"""Parts of our own that are loaded when they are first used."""
+
+
+TELLING = """
+import atexit, json, sys
+from dragoman_cli.__main__ import main
+
+atexit.register(lambda: print(json.dumps(list(sys.modules))))
+main()
+"""
 
 
 def test_a_running_server_has_loaded_what_it_needs_and_no_more(tmp_path: Path) -> None:
     """The second start of a server, for the first one migrates the database."""
-    with running_server(tmp_path):
+    with running_server(tmp_path, config=UPSTREAM):
         pass
-    trace = tmp_path / "imports"
     variables = environment(
         DRAGOMAN_CONFIG=str(tmp_path / "dragoman.toml"),
         DRAGOMAN_DATA_DIR=str(tmp_path / "data"),
         DRAGOMAN_PORT="0",
         DRAGOMAN_GRPC_PORT="0",
     )
-    command = [sys.executable, "-X", "importtime", "-m", "dragoman_cli", "up"]
     output = tmp_path / "output"
-    with trace.open("wb") as errors, output.open("wb") as out:
-        process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
+    with output.open("wb") as out:
+        command = [sys.executable, "-c", TELLING, "up"]
+        process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=out)
     try:
         await_text(output, "Ready.")
     finally:
         assert stop(process) == 0
-    loaded = {
-        name.split(".")[0] for name in re.findall(r"^import time:.*\| +([\w.]+)$", trace.read_text(), re.MULTILINE)
-    }
-    assert {"grpc", "httptools", "sqlalchemy"} <= loaded
-    assert loaded & OPTIONAL == set()
+    loaded = json.loads(output.read_text().splitlines()[-1])
+    packages = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names - OF_THE_INTERPRETER
+    others = {name for name in packages if not name.startswith(("dragoman", "_"))}
+    assert {"grpc", "httptools", "sqlalchemy"} <= others <= OTHERS
+    assert not [name for name in loaded if any(f"{name}.".startswith(f"{part}.") for part in LATER)]
+
+
+def test_what_a_server_loads_later_exists() -> None:
+    assert [name for name in LATER if importlib.util.find_spec(name) is None] == []

@@ -26,6 +26,8 @@ from dragoman_edge.routes.logins import login_routes
 from dragoman_edge.routes.models import model_routes
 from dragoman_edge.routes.personas import persona_routes
 from dragoman_edge.routes.runs import run_routes
+from dragoman_edge.routes.soke_chat import soke_chat_routes
+from dragoman_edge.routes.soke_conversations import soke_conversation_routes
 from dragoman_edge.routes.usage import usage_routes
 from dragoman_edge.routing import Route, Router
 from dragoman_edge.server import make_server
@@ -68,6 +70,8 @@ def build_routes(edge: Edge) -> list[Route]:
         proxy_routes,
         alchemyst_chat_routes,
         alchemyst_chats_routes,
+        soke_chat_routes,
+        soke_conversation_routes,
         model_routes,
         run_routes,
         credit_routes,

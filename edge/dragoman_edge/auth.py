@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from dragoman.credentials import looks_like_token
 from dragoman.reasons import Reason
 from dragoman_edge.errors import EdgeError
 
@@ -53,7 +54,7 @@ def credential_of(
     if len(found) > 1 and any(other != credential for other in found):
         raise EdgeError("The request carries different API keys; send one.", reason=Reason.API_KEY_INVALID)
     if not _TOKEN.fullmatch(credential):
-        if credential.count(".") >= 2:
+        if looks_like_token(credential):
             raise EdgeError("The access token is malformed.", reason=Reason.TOKEN_INVALID)
         raise EdgeError("The API key is malformed.", reason=Reason.API_KEY_INVALID)
     return credential

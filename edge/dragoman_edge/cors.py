@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from dragoman_edge.dialects.registry import DIALECTS
 from dragoman_edge.served import HEADERS as SERVED
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 EXPOSED = ", ".join(
     (
         *("x-request-id", "x-dragoman-run-id", *SERVED),
+        *(name for dialect in DIALECTS for name in dialect.headers),
         *("x-dragoman-first-available-sequence", "x-should-retry", "retry-after", "etag"),
     )
 )

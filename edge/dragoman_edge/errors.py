@@ -30,6 +30,7 @@ class EdgeError(Exception):
         metadata: The variable parts of the message, for programs.
         headers: Further headers of the answer.
         run_id: The run that failed, if there was one.
+        request_id: The name of the request, once it is about to be answered.
         close: Whether the connection is closed after the answer: what follows on it cannot be relied on.
     """
 
@@ -61,6 +62,7 @@ class EdgeError(Exception):
         self.metadata = dict(metadata or {})
         self.headers = dict(headers or {})
         self.run_id = run_id
+        self.request_id = ""
         self.close = close
 
 

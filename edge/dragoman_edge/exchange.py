@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
@@ -41,6 +42,7 @@ class Exchange:
     Attributes:
         request: The request.
         request_id: The client's name of it, if that is sane, else a new one.
+        named: Whether its name stays: the client gave it, or the dialect did.
         headers: What every answer to it carries.
         key_header: The header whose key counts alone if it is there; see `credential_of`.
         params: The variable parts of its path, decoded.
@@ -48,12 +50,13 @@ class Exchange:
         served: Takes note of what becomes of it, if anyone wants to know.
     """
 
-    __slots__ = ("headers", "key_header", "params", "request", "request_id", "served", "trace")
+    __slots__ = ("headers", "key_header", "named", "params", "request", "request_id", "served", "trace")
 
     def __init__(self, request: Request, cors_headers: Mapping[str, str]) -> None:
         self.request = request
         given = request.headers.get("x-request-id")
-        if given is None or not _SANE_REQUEST_ID.fullmatch(given):
+        self.named = given is not None and _SANE_REQUEST_ID.fullmatch(given) is not None
+        if given is None or not self.named:
             given = new_request_id()
         self.request_id = given
         self.headers = {"x-request-id": given, **cors_headers}
@@ -61,6 +64,12 @@ class Exchange:
         self.params = _NO_PARAMS
         self.trace: tuple[tuple[str, str], ...] = ()
         self.served: Served | None = None
+
+    def name_by_uuid(self) -> None:
+        """Gives the request a UUID for its name, unless the client named it."""
+        if not self.named:
+            self.named = True
+            self.request_id = self.headers["x-request-id"] = str(uuid.uuid4())
 
     def set_params(self, raw: Mapping[str, str]) -> None:
         """Takes the variable parts of the path, as they stand in the request line.

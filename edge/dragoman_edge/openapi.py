@@ -28,12 +28,9 @@ _PROTO_ANSWERS = {
     "RunEvent": RunEvent.DESCRIPTOR,
 }
 _ANSWER_HEADERS = {
-    name: {"description": description, "schema": {"type": "string"}}
-    for name, description in {
-        "x-request-id": "Names the request.",
-        "x-dragoman-run-id": "Names the run, where there is one.",
-        **SERVED,
-    }.items()
+    "x-request-id": "Names the request.",
+    "x-dragoman-run-id": "Names the run, where there is one.",
+    **SERVED,
 }
 _CREDENTIALS: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -60,14 +57,18 @@ def build_document(routes: Collection[Route]) -> dict[str, Any]:
         "info": {
             "title": "Dragoman",
             "version": version("dragoman"),
-            "description": "A chat-orchestration server, in the dialects of OpenAI and of Google's Gemini API.",
+            "description": "A chat-orchestration server, in the dialects of OpenAI, Gemini, Alchemyst and Soke.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{name: []} for name in _CREDENTIALS],
         "paths": paths,
         "components": {
             "schemas": _schemas(routes),
-            "securitySchemes": _CREDENTIALS,
+            "securitySchemes": _CREDENTIALS
+            | {
+                _scheme(name): {"type": "apiKey", "in": "header", "name": name}
+                for name in sorted({route.key_header for route in routes if route.key_header})
+            },
         },
     }
 
@@ -82,7 +83,7 @@ def _operation(route: Route) -> dict[str, Any]:
             **_good_answers(route),
             "default": {
                 "description": _errors(route.dialect.codes),
-                "headers": _ANSWER_HEADERS,
+                "headers": _headers(route),
                 "content": {"application/json": {"schema": _reference(route.dialect.error_schema)}},
             },
         },
@@ -100,7 +101,20 @@ def _operation(route: Route) -> dict[str, Any]:
         }
     if route.public:
         operation["security"] = []
+    elif route.key_header:
+        operation["security"] = [{_scheme(route.key_header): []}, *({name: []} for name in _CREDENTIALS)]
     return operation
+
+
+def _headers(route: Route) -> dict[str, Any]:
+    return {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in (*_ANSWER_HEADERS.items(), *route.dialect.headers.items())
+    }
+
+
+def _scheme(header: str) -> str:
+    return header.replace("-", "_")
 
 
 def _errors(codes: frozenset[str]) -> str:
@@ -111,7 +125,7 @@ def _good_answers(route: Route) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     for media, name in route.answers.items():
         status = "200" if media == _EVENT_STREAM else str(route.status)
-        answer = {"description": "The answer.", "headers": _ANSWER_HEADERS, "content": {}}
+        answer = {"description": "The answer.", "headers": _headers(route), "content": {}}
         answers.setdefault(status, answer)["content"][media] = {"schema": _reference(name)} if name else {}
     return answers
 

@@ -110,7 +110,7 @@ class Router:
             if (match := pattern.fullmatch(path)) is not None:
                 return methods, match.groupdict()
         dialect = dialect_of(path)
-        shown = dialect.prefix + "..." if dialect.secret_paths else path[:200]
+        shown = dialect.prefixes[0] + "..." if dialect.secret_paths else path[:200]
         shown = shown.encode("ascii", "backslashreplace").decode()
         raise EdgeError(f"Unknown request URL: {shown}", reason=Reason.NOT_FOUND, code="unknown_url")
 

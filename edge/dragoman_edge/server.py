@@ -81,6 +81,8 @@ class Dispatcher:
                     response = _without_handler(exchange, methods, cors)
                 else:
                     route, dialect, exchange.key_header = found.path, found.dialect, found.key_header
+                    if dialect.uuids:
+                        exchange.name_by_uuid()
                     if params:
                         exchange.set_params(params)
                     response = await found.handler(exchange)
@@ -108,6 +110,9 @@ class Dispatcher:
 
 def error_response(error: EdgeError, exchange: Exchange, dialect: Dialect) -> Response:
     """Returns the answer that tells an error."""
+    if dialect.uuids:
+        exchange.name_by_uuid()
+    error.request_id = exchange.request_id
     answer = dialect.render_error(error)
     return Response(answer.body, JSON | exchange.headers | answer.headers, answer.status, close=error.close)
 

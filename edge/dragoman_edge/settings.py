@@ -28,6 +28,7 @@ class EdgeSettings:
         drain_timeout: How long answers may go on after `stop` before they are cut off.
         proxy_default_model: Model of the proxy's own route; empty means the core's default model.
         proxy_default_names: Names under which clients ask for it.
+        soke_model: What `soke-v1` is; empty means the core's default model.
     """
 
     host: str = "127.0.0.1"
@@ -47,3 +48,4 @@ class EdgeSettings:
     drain_timeout: float = 20
     proxy_default_model: str = ""
     proxy_default_names: tuple[str, ...] = ("alchemyst-ai/alchemyst-c1",)
+    soke_model: str = ""

@@ -44,6 +44,7 @@ from dragoman_server.ratelimits.service import RateLimits
 from dragoman_server.runs.admission import Domains
 from dragoman_server.runs.asking import ask
 from dragoman_server.runs.service import Runs
+from dragoman_server.store.base import StoreUnusable
 from dragoman_server.store.database import open_store, sqlite_url
 from dragoman_server.telemetry.logs import get_logger
 from dragoman_server.telemetry.metrics import CoreMetrics
@@ -169,6 +170,7 @@ class Core:
         await self.rate_limits.start()
         await self.usage_log.start()
         self.conversations.start()
+        self.accounts.start()
         await self._report_health(Serving.NOT_SERVING)
         loop = asyncio.get_running_loop()
         self._opening = [loop.create_task(provider.open()) for provider in self.providers]
@@ -207,6 +209,7 @@ class Core:
         await self.rate_limits.stop()
         await self.usage_log.stop()
         await self.conversations.stop()
+        await self.accounts.stop()
         await self._store.close()
 
     def _make_servers(
@@ -218,9 +221,9 @@ class Core:
             RunServicer(self.runs),
             CatalogServicer(self.catalog),
             EmbeddingServicer(self.embeddings),
-            AccountServicer(self.accounts),
-            CreditServicer(self.credits),
-            UsageServicer(Usage(self._store.usage)),
+            AccountServicer(self.accounts, self.rate_limits),
+            CreditServicer(self.credits, self.accounts),
+            UsageServicer(Usage(self._store.usage), self.accounts),
             ConversationServicer(self.conversations),
             PersonaServicer(self.personas),
             self._health,
@@ -279,9 +282,16 @@ def authority(host: str, port: int) -> str:
 
 
 def store_url(settings: Settings) -> str:
-    """Returns the URL of the database: as configured, or `dragoman.db` in the data folder (which is made)."""
+    """Returns the URL of the database: as configured, or `dragoman.db` in the data folder (which is made).
+
+    Raises:
+        StoreUnusable: If the folder cannot be made.
+    """
     if settings.store.url is not None:
         return settings.store.url.get_secret_value()
     folder = settings.server.data_dir.expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnusable(f"cannot make the data folder {folder}: {error.strerror}") from error
     return sqlite_url(folder.absolute() / "dragoman.db")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,15 +15,19 @@ from dragoman.v1.message_pb2 import Message, Role
 from dragoman_cli.identity import all_pages, date_of
 from dragoman_cli.output import CommandError, say, table
 from dragoman_cli.stores import configured_store
+from dragoman_server.accounts.keys import operator
+from dragoman_server.audit import audit_entry
 from dragoman_server.caller import Caller
 from dragoman_server.conversations.service import Conversations, wanted_filter
 from dragoman_server.errors import NotFound
 from dragoman_server.paging import MAX_PAGE_SIZE
+from dragoman_server.store.conversations.records import Owner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
+    from dragoman_server.store.base import Store
     from dragoman_server.store.conversations.records import ConversationRecord, Filter, MessageRecord
 
 
@@ -39,6 +44,38 @@ class Whose:
     user: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """An open database.
+
+    Attributes:
+        store: The database.
+        conversations: The conversations in it.
+        callers: Those whose conversations are meant.
+    """
+
+    store: Store
+    conversations: Conversations
+    callers: Sequence[Caller]
+
+    async def find(self, name: str) -> tuple[Caller, ConversationRecord]:
+        """Returns a conversation, deleted or not, and whose it is.
+
+        Raises:
+            NotFound: If there is none.
+            CommandError: If several users have one of this short id.
+        """
+        owners = {Owner(caller.account_id, caller.user_id): caller for caller in self.callers}
+        looked_up = [(owner, await self.store.conversations.get(owner, name.lower())) for owner in owners]
+        found = [(owners[owner], record) for owner, record in looked_up if record is not None]
+        if not found:
+            raise NotFound(f"conversation {name!r} does not exist")
+        if len(found) > 1:
+            ids = ", ".join(record.id for _, record in found)
+            raise CommandError(f"{name} is the short id of several conversations; name one of {ids}")
+        return found[0]
+
+
 def list_all(config: Path | None, flags: Mapping[str, object], whose: Whose, *, query: str, deleted: bool) -> None:
     """Prints a table of conversations: for each user, the one that was changed last first.
 
@@ -47,11 +84,11 @@ def list_all(config: Path | None, flags: Mapping[str, object], whose: Whose, *, 
     """
 
     async def work() -> list[ConversationRecord]:
-        async with _open(config, flags, whose) as (conversations, callers):
+        async with _open(config, flags, whose) as desk:
             wanted = wanted_filter(query=query, deleted=deleted)
             found: list[ConversationRecord] = []
-            for caller in callers:
-                found += await all_pages(partial(_page, conversations, caller, wanted))
+            for caller in desk.callers:
+                found += await all_pages(partial(_page, desk.conversations, caller, wanted))
             return found
 
     rows = [
@@ -68,9 +105,9 @@ def show(config: Path | None, flags: Mapping[str, object], whose: Whose, name: s
     """
 
     async def work() -> list[MessageRecord]:
-        async with _open(config, flags, whose) as (conversations, callers):
-            caller = await _holder(conversations, callers, name)
-            return await all_pages(partial(_messages, conversations, caller, name))
+        async with _open(config, flags, whose) as desk:
+            caller, found = await desk.find(name)
+            return await all_pages(partial(_messages, desk.conversations, caller, found.id))
 
     for record in asyncio.run(work()):
         message = Message.FromString(record.body)
@@ -87,8 +124,13 @@ def export(config: Path | None, flags: Mapping[str, object], whose: Whose, name:
     """
 
     async def work() -> bytes:
-        async with _open(config, flags, whose) as (conversations, callers):
-            return await conversations.export(await _holder(conversations, callers, name), name)
+        async with _open(config, flags, whose) as desk:
+            caller, found = await desk.find(name)
+            data = await desk.conversations.export(caller, found.id)
+            now = int(time.time() * 1_000_000)
+            entry = audit_entry(operator(), whose.account, now, "conversation.export", found.id, user_id=caller.user_id)
+            await desk.store.identity.audit.add(entry)
+            return data
 
     say(asyncio.run(work()).decode())
 
@@ -105,9 +147,9 @@ def import_(config: Path | None, flags: Mapping[str, object], whose: Whose, file
         raise CommandError(f"cannot read {file}: {error.strerror}") from error
 
     async def work() -> str:
-        async with _open(config, flags, whose) as (conversations, _):
+        async with _open(config, flags, whose) as desk:
             caller = Caller(whose.account, key_id="", user_id=whose.user or "")
-            return (await conversations.import_(caller, data)).id
+            return (await desk.conversations.import_(caller, data, operator())).id
 
     say(asyncio.run(work()))
 
@@ -120,41 +162,23 @@ def purge(config: Path | None, flags: Mapping[str, object], whose: Whose, name: 
     """
 
     async def work() -> None:
-        async with _open(config, flags, whose) as (conversations, callers):
-            for caller in callers:
-                try:
-                    gone = await conversations.delete(caller, name, purge=True)
-                except NotFound:
-                    continue
-                say(f"Purged {gone.id} ({gone.title}).")
-                return
-            raise NotFound(f"conversation {name!r} does not exist")
+        async with _open(config, flags, whose) as desk:
+            caller, found = await desk.find(name)
+            gone = await desk.conversations.delete(caller, found.id, purge=True, by=operator())
+            say(f"Purged {gone.id} ({gone.title}).")
 
     asyncio.run(work())
 
 
 @asynccontextmanager
-async def _open(
-    config: Path | None, flags: Mapping[str, object], whose: Whose
-) -> AsyncIterator[tuple[Conversations, Sequence[Caller]]]:
-    """Lends the conversations of the configured database, and the callers whose conversations are meant."""
-    async with configured_store(config, flags) as (store, settings):
+async def _open(config: Path | None, flags: Mapping[str, object], whose: Whose) -> AsyncIterator[_Desk]:
+    """Lends the configured database."""
+    async with configured_store(config, flags, whose.account) as (store, settings):
         users = [whose.user]
         if whose.user is None:
             users = [owner.user_id for owner in await store.conversations.owners(whose.account)]
         callers = [Caller(whose.account, key_id="", user_id=user or "") for user in users]
-        yield Conversations(store.conversations, settings.conversations), callers
-
-
-async def _holder(conversations: Conversations, callers: Sequence[Caller], name: str) -> Caller:
-    """Returns the caller who has a conversation."""
-    for caller in callers:
-        try:
-            await conversations.get(caller, name)
-        except NotFound:
-            continue
-        return caller
-    raise NotFound(f"conversation {name!r} does not exist, or is deleted")
+        yield _Desk(store, Conversations(store.conversations, settings.conversations), callers)
 
 
 async def _page(

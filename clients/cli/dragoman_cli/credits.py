@@ -32,7 +32,7 @@ def balance(config: Path | None, flags: Mapping[str, object], account: str) -> N
     """
 
     async def work() -> None:
-        async with _credits(config, flags) as credits:
+        async with _credits(config, flags, account) as credits:
             balances, plan, renewal = await credits.balances(operator(account))
         rows = [(b.currency, amount_text(b.available_micros), amount_text(b.held_micros)) for b in balances]
         table(("CURRENCY", "AVAILABLE", "RESERVED"), rows)
@@ -53,7 +53,7 @@ def grant(
     micros = micros_of(amount)
 
     async def work() -> None:
-        async with _credits(config, flags) as credits:
+        async with _credits(config, flags, account) as credits:
             entry, after = await credits.grant(
                 operator(), account, micros, currency=currency, note=text, request_id=request
             )
@@ -74,7 +74,7 @@ def adjust(
     micros = micros_of(amount)
 
     async def work() -> None:
-        async with _credits(config, flags) as credits:
+        async with _credits(config, flags, account) as credits:
             entry, after = await credits.adjust(
                 operator(), account, micros, currency=currency, note=text, request_id=request
             )
@@ -96,7 +96,7 @@ def ledger(
     async def work() -> list[Entry]:
         found: list[Entry] = []
         token = ""
-        async with _credits(config, flags) as credits:
+        async with _credits(config, flags, account) as credits:
             while len(found) < count:
                 size = min(count - len(found), MAX_PAGE_SIZE)
                 page, token = await credits.entries(operator(account), size, token, currency=currency, run_id=run_id)
@@ -135,6 +135,6 @@ def micros_of(text: str) -> int:
 
 
 @asynccontextmanager
-async def _credits(config: Path | None, flags: Mapping[str, object]) -> AsyncIterator[Credits]:
-    async with configured_store(config, flags) as (store, settings):
+async def _credits(config: Path | None, flags: Mapping[str, object], account: str) -> AsyncIterator[Credits]:
+    async with configured_store(config, flags, account) as (store, settings):
         yield Credits(store.ledger, settings.credits, settings.plans)

@@ -178,7 +178,7 @@ async def _serve(settings: Settings, compose: Compose) -> int:
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            _settle_collector()
+            gc.freeze()  # what stands now stays; the start has left next to no garbage
             await stopped
         else:
             starting.cancel()
@@ -208,16 +208,6 @@ def _open_tracing(settings: TracingSettings) -> Exporting:
     except ModuleNotFoundError as error:
         raise CommandError('traces need the extra `otel`: pip install "dragoman[otel]"') from error
     return Exporting(settings)
-
-
-def _settle_collector() -> None:
-    """Fits the garbage collector to a server: what stands after the start stays, and requests leave no cycles behind.
-
-    With Python's defaults it would take a quarter of the CPU of plain requests, and find nothing.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 50)
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -258,4 +248,5 @@ def edge_settings(settings: Settings) -> EdgeSettings:
         drain_timeout=settings.server.drain_timeout + LAST_WORDS,
         proxy_default_model=settings.proxy.default_model,
         proxy_default_names=settings.proxy.default_model_names,
+        soke_model=settings.soke.model,
     )

@@ -20,17 +20,26 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def configured_store(config: Path | None, flags: Mapping[str, object]) -> AsyncIterator[tuple[Store, Settings]]:
+async def configured_store(
+    config: Path | None, flags: Mapping[str, object], account: str = ""
+) -> AsyncIterator[tuple[Store, Settings]]:
     """Lends the configured database, its schema up to date, with the settings.
 
+    Args:
+        config: The configuration file, if one is named.
+        flags: Settings by their paths.
+        account: An account that must exist; empty for none.
+
     Raises:
-        CommandError: If it cannot be used, or what is done with it fails.
+        CommandError: If it cannot be used, what is done with it fails, or there is no such account.
     """
     try:
         settings = load_settings(config, flags)
         store = open_store(store_url(settings))
         try:
             await store.migrate()
+            if account and await store.identity.accounts.get(account) is None:
+                raise CommandError(f"account {account!r} does not exist")
             yield store, settings
         finally:
             await store.close()

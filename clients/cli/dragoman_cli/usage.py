@@ -43,7 +43,7 @@ def list_all(
     which = UsageFilter(account_id=account, start_time=start_of(since, time.time()), model=model)
 
     async def work() -> list[UsageRecord]:
-        async with _usage(config, flags) as usage:
+        async with _usage(config, flags, account) as usage:
             found: list[UsageRecord] = []
             token = ""
             while len(found) < count:
@@ -75,7 +75,7 @@ def summarize(
     which = UsageFilter(account_id=account, start_time=start_of(since, time.time()))
 
     async def work() -> list[UsageSum]:
-        async with _usage(config, flags) as usage:
+        async with _usage(config, flags, account) as usage:
             return await usage.summarize(operator(), which, interval=INTERVALS[interval], dimensions=dimensions)
 
     heads = ("START", *map(str.upper, dict.fromkeys(names)), "RUNS", "FAILED", "READ", "CACHED", "WRITTEN", "CHARGED")
@@ -98,8 +98,8 @@ def start_of(text: str, now: float) -> int:
 
 
 @asynccontextmanager
-async def _usage(config: Path | None, flags: Mapping[str, object]) -> AsyncIterator[Usage]:
-    async with configured_store(config, flags) as (store, _):
+async def _usage(config: Path | None, flags: Mapping[str, object], account: str) -> AsyncIterator[Usage]:
+    async with configured_store(config, flags, account) as (store, _):
         yield Usage(store.usage)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dragoman.v1.run_pb2 import Run, RunSpec
     from dragoman.v1.run_service_pb2 import StreamRunResponse
@@ -40,8 +40,10 @@ class Dialect:
             to them by these names. Not called before they are needed: it costs more than all else.
         error_schema: Name of the schema of its errors.
         codes: The codes that its errors have, for programs.
-        prefix: What the paths begin with whose errors it tells where there is no route.
+        prefixes: What the paths begin with whose errors it tells where there is no route.
         secret_paths: Whether what follows the prefix may hold secrets: errors do not repeat it.
+        headers: The headers that only its answers have, and what they tell.
+        uuids: Whether its requests are named by UUIDs, where the client does not name them.
     """
 
     name: str
@@ -49,8 +51,10 @@ class Dialect:
     load_schemas: Callable[[], dict[str, Any]]
     error_schema: str
     codes: frozenset[str]
-    prefix: str
+    prefixes: tuple[str, ...]
     secret_paths: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    uuids: bool = False
 
 
 @dataclass(slots=True)  # not frozen: that would make it several times as dear, for every request
@@ -62,9 +66,12 @@ class Generation:
         render: Renders the whole answer of a run that has ended, or raises what it failed with.
         renderer: Returns what renders its stream; None if the request asks for a whole answer.
         name_of: Puts a path in the contract into the words of the dialect.
+        tell: Adds headers of the dialect's own, if it has some: of a run that has ended, and of each batch of a stream
+            that comes before its head.
     """
 
     fill: Callable[[RunSpec], None]
     render: Callable[[Run], bytes]
     renderer: Callable[[], Renderer[StreamRunResponse]] | None
     name_of: Callable[[str], str]
+    tell: Callable[[dict[str, str], Run | StreamRunResponse], None] | None = None

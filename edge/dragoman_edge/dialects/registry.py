@@ -11,6 +11,7 @@ from dragoman_edge.dialects.dialect import Dialect
 from dragoman_edge.dialects.gemini import errors as gemini_errors
 from dragoman_edge.dialects.openai import errors as openai_errors
 from dragoman_edge.dialects.soke import errors as soke_errors
+from dragoman_edge.dialects.soke import headers as soke_headers
 
 REFERENCE = "#/components/schemas/{model}"
 """Where the documentation has the schemas."""
@@ -45,7 +46,7 @@ def _alchemyst_schemas() -> dict[str, Any]:
 def _soke_schemas() -> dict[str, Any]:
     from dragoman_edge.dialects.soke.documentation import load_schemas
 
-    return load_schemas()
+    return load_schemas(REFERENCE)
 
 
 OPENAI = Dialect(
@@ -54,7 +55,7 @@ OPENAI = Dialect(
     load_schemas=_openai_schemas,
     error_schema="Error",
     codes=frozenset(row.code for row in openai_errors.TABLE.values() if row.code),
-    prefix="/",
+    prefixes=("/",),
 )
 GEMINI = Dialect(
     name="gemini",
@@ -62,7 +63,7 @@ GEMINI = Dialect(
     load_schemas=_gemini_schemas,
     error_schema="gemini.ErrorResponse",
     codes=frozenset(row.status for row in gemini_errors.TABLE.values()),
-    prefix="/v1beta/",
+    prefixes=("/v1beta/",),
 )
 OPENAI_PROXY = Dialect(
     name="openai_proxy",
@@ -70,7 +71,7 @@ OPENAI_PROXY = Dialect(
     load_schemas=_openai_proxy_schemas,
     error_schema="proxy.Error",
     codes=alchemyst_errors.CODES,
-    prefix="/api/v1/proxy/",
+    prefixes=("/api/v1/proxy/",),
     secret_paths=True,
 )
 ALCHEMYST_CHAT = Dialect(
@@ -79,7 +80,7 @@ ALCHEMYST_CHAT = Dialect(
     load_schemas=_alchemyst_schemas,
     error_schema="alchemyst.Error",
     codes=frozenset(),
-    prefix="/api/v1/chat",
+    prefixes=("/api/v1/chat",),
 )
 """Its families of routes differ in how they tell errors."""
 ALCHEMYST_LISTS = replace(
@@ -94,13 +95,21 @@ SOKE = Dialect(
     load_schemas=_soke_schemas,
     error_schema="soke.Error",
     codes=soke_errors.CODES,
-    prefix="/api/v1/auth/",
+    prefixes=(
+        *("/api/v1/auth/", "/api/v1/chat/completions", "/api/v1/conversations", "/api/v1/connections"),
+        # Its content services: clients that ask for one that is not there shall understand the answer.
+        *("/api/v1/research/", "/api/v1/content/", "/api/v1/tags/", "/api/v1/trends/", "/api/v1/competitor/"),
+        *("/api/v1/thumbnail/", "/api/v1/transcription", "/api/v1/jobs/"),
+    ),
+    headers=soke_headers.HEADERS,
+    uuids=True,
 )
 GEMINI_PROXY = replace(GEMINI, name="gemini_proxy", render_error=alchemyst_errors.render_gemini_error)
 """It has no paths of its own where there is no route."""
-DIALECTS = (GEMINI, OPENAI_PROXY, ALCHEMYST_CHAT, SOKE, OPENAI)
+DIALECTS = (GEMINI, OPENAI_PROXY, SOKE, ALCHEMYST_CHAT, OPENAI)
+"""The first that has a prefix of a path tells its errors."""
 
 
 def dialect_of(path: str) -> Dialect:
     """Returns the dialect in which a path without a route is answered."""
-    return next((dialect for dialect in DIALECTS if path.startswith(dialect.prefix)), OPENAI)
+    return next((dialect for dialect in DIALECTS if path.startswith(dialect.prefixes)), OPENAI)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import orjson
 
 from dragoman.v1 import account_service_pb2 as pb
 from dragoman_edge.calls import answer_of
@@ -46,6 +47,12 @@ def account_routes(edge: Edge) -> list[Route]:
         stream.end()
         return stream
 
+    async def tell_me(exchange: Exchange) -> Response:
+        caller = await answer_of(accounts.GetCaller(pb.GetCallerRequest(), metadata=exchange.metadata()))
+        name = caller.user.name or caller.user.email or caller.user.id or caller.account_id
+        data = {"username": name, "currentEmail": caller.user.email}
+        return exchange.json(orjson.dumps({"status": "success", "data": data}))
+
     routes = [
         native_route(
             edge,
@@ -69,7 +76,15 @@ def account_routes(edge: Edge) -> list[Route]:
         answers={NDJSON: ""},
         streams=True,
     )
-    return [*routes, export]
+    me = Route(
+        "GET",
+        "/v1/account/me",
+        tell_me,
+        tag="Accounts",
+        summary="Tells whose credential the request carries, to Sogni's SDKs, which ask before all else.",
+        answers={"application/json": ""},
+    )
+    return [*routes, export, me]
 
 
 async def _next_piece(call: Any) -> bytes:

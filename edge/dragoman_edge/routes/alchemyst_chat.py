@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.reasons import Reason
-from dragoman.v1.conversation_service_pb2 import (
-    DeleteConversationRequest,
-    GetConversationRequest,
-    ListMessagesRequest,
-)
+from dragoman.v1.conversation_service_pb2 import GetConversationRequest
 from dragoman_edge.body import read_json_object
 from dragoman_edge.calls import answer_of
 from dragoman_edge.dialects.alchemyst.answer import AnswerOptions, render_direct, render_generated, said_in
@@ -29,6 +24,7 @@ from dragoman_edge.dialects.dialect import Generation
 from dragoman_edge.dialects.registry import ALCHEMYST_CHAT
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.http.response import Response
+from dragoman_edge.routes.beginnings import begin, discard, generate_first
 from dragoman_edge.routes.generation import CONVERSATION, PARAMETERS, PERSONA, generate
 from dragoman_edge.routing import Parameter, Route
 
@@ -41,14 +37,10 @@ if TYPE_CHECKING:
     from dragoman_edge.exchange import Exchange
     from dragoman_edge.http.stream import Stream
 
-logger = logging.getLogger(__name__)
-
 PREFIX = "/api/v1/chat"
 DEFAULT_PERSONA = "maya"
 """Who answers where nobody is named."""
 _DELTAS = "deltas"
-_TRIES = 5
-"""How often a chat is looked at that changes while it is to be discarded."""
 
 
 class _Chat(NamedTuple):
@@ -160,13 +152,16 @@ async def _answer(edge: Edge, exchange: Exchange, request: GenerateRequest, *, s
 
     generation = Generation(fill, render, (lambda: renderer) if streams else None, field_of)
     try:
-        response = await generate(edge, exchange, generation, metadata)
+        if chat.made:
+            response = await generate_first(edge, exchange, generation, metadata, chat_id)
+        else:
+            response = await generate(edge, exchange, generation, metadata)
     except EdgeError:
         if chat.made and not said:
-            await _discard(edge, chat_id, metadata)
+            await discard(edge, chat_id, metadata)
         raise
     if chat.made and renderer.failure is not None and not renderer.said:
-        await _discard(edge, chat_id, metadata)
+        await discard(edge, chat_id, metadata)
     return _created(response)
 
 
@@ -189,37 +184,12 @@ async def _open_chat(edge: Edge, exchange: Exchange, request: GenerateRequest, m
         request, request.get("persona") or DEFAULT_PERSONA, exchange.request.headers.get("idempotency-key", "")
     )
     try:
-        return _Chat((await answer_of(core.CreateConversation(creation, metadata=metadata))).conversation, made=True)
+        return _Chat(await begin(edge, creation, metadata), made=True)
     except EdgeError as error:
         if error.reason is not Reason.CONFLICT:
             raise
     # A twin of this request was faster, or the id is somebody else's or that of a deleted chat.
     return _Chat((await answer_of(core.GetConversation(wanted, metadata=metadata))).conversation, made=False)
-
-
-async def _discard(edge: Edge, chat_id: str, metadata: Metadata) -> None:
-    """Purges a new chat, unless another request has said something in it meanwhile. What fails is logged."""
-    core = edge.core.conversations
-    try:
-        for _ in range(_TRIES):
-            got = await answer_of(
-                core.GetConversation(GetConversationRequest(conversation_id=chat_id), metadata=metadata)
-            )
-            listing = ListMessagesRequest(conversation_id=chat_id, page_size=1000)
-            page = await answer_of(core.ListMessages(listing, metadata=metadata))
-            if page.next_page_token or any(one.run_id and said_in(one.message) for one in page.messages):
-                return
-            purge = DeleteConversationRequest(conversation_id=chat_id, etag=got.conversation.etag, purge=True)
-            try:
-                await answer_of(core.DeleteConversation(purge, metadata=metadata))
-                return
-            except EdgeError as error:
-                if error.reason is not Reason.CONFLICT:
-                    raise
-        logger.warning("a chat without an answer is kept: it changes all the time", extra={"chat_id": chat_id})
-    except EdgeError as error:
-        if error.reason is not Reason.NOT_FOUND:
-            logger.warning("a chat without an answer is kept: %s", error.message, extra={"chat_id": chat_id})
 
 
 def _refuse_headers(exchange: Exchange) -> None:

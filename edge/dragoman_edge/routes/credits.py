@@ -37,7 +37,7 @@ def credit_routes(edge: Edge) -> list[Route]:
             pb.ListLedgerEntriesRequest,
             pb.ListLedgerEntriesResponse,
             summary="Lists the entries of an account's ledger, newest first.",
-            description=_AMOUNTS,
+            description=f"{_AMOUNTS} Needs the role ADMIN.",
         ),
         native(
             "GET",

@@ -16,6 +16,7 @@ from dragoman_edge.sse import EventStream
 
 if TYPE_CHECKING:
     from dragoman.streaming import Metadata
+    from dragoman.v1.run_service_pb2 import StreamRunResponse
     from dragoman_edge.dialects.dialect import Generation
     from dragoman_edge.edge import Edge
     from dragoman_edge.exchange import Exchange
@@ -60,6 +61,8 @@ async def generate(
         if exchange.served is not None:
             exchange.served.take_run(run)
         tell_run(exchange.headers, run, generation.name_of)
+        if generation.tell is not None:
+            generation.tell(exchange.headers, run)
         return exchange.json(generation.render(run), run_id=run.id)
     request = StreamRunRequest()
     generation.fill(request.spec)
@@ -67,16 +70,23 @@ async def generate(
     renderer = generation.renderer()
     if exchange.served is not None:
         renderer = exchange.served.watching(renderer)
-    stream = EventStream(
-        exchange,
-        renderer,
-        edge.settings,
-        lambda batch: tell_start(exchange.headers, batch, generation.name_of),
-    )
+
+    def before_head(batch: StreamRunResponse) -> None:
+        tell_start(exchange.headers, batch, generation.name_of)
+        if generation.tell is not None:
+            generation.tell(exchange.headers, batch)
+
+    stream = EventStream(exchange, renderer, edge.settings, before_head)
     with edge.metrics.open_stream():
         return await stream.run(
             lambda sink: open_stream(edge.core.channel, STREAM_RUN, request, sink, metadata=metadata)
         )
+
+
+def outlives_client(exchange: Exchange) -> bool:
+    """Returns whether the run of a request may go on, or be asked for again, when its client has left."""
+    headers = exchange.request.headers
+    return "idempotency-key" in headers or headers.get(_DISCONNECT.lower(), "cancel").strip().lower() != "cancel"
 
 
 def _apply_headers(exchange: Exchange, request: StreamRunRequest | ExecuteRunRequest) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from dragoman.v1.account_service_pb2 import LoginRequest, LoginTokens, LogoutRequest, RefreshLoginRequest
 from dragoman_edge.body import read_json_object
 from dragoman_edge.calls import answer_of
 from dragoman_edge.dialects.registry import SOKE
 from dragoman_edge.errors import EdgeError
+from dragoman_edge.routes.soke import enveloped
 from dragoman_edge.routing import Route
 
 if TYPE_CHECKING:
     from dragoman_edge.edge import Edge
     from dragoman_edge.exchange import Exchange
     from dragoman_edge.http.response import Response
+    from dragoman_edge.http.stream import Stream
+    from dragoman_edge.routing import Handler
 
 MAX_CHARS = 4096
 """Longest field."""
@@ -26,23 +27,23 @@ def login_routes(edge: Edge) -> list[Route]:
     """Returns the routes of logins."""
     accounts = edge.core.accounts
 
-    async def login(exchange: Exchange) -> Response:
+    async def login(exchange: Exchange) -> dict[str, Any]:
         email, password = await _texts(edge, exchange, "email", "password")
         request = LoginRequest(email=email, password=password)
         answer = await answer_of(accounts.Login(request, metadata=exchange.metadata_with(None)))
-        return _success(exchange, _tokens(answer.tokens))
+        return _tokens(answer.tokens)
 
-    async def refresh(exchange: Exchange) -> Response:
+    async def refresh(exchange: Exchange) -> dict[str, Any]:
         (refresh_token,) = await _texts(edge, exchange, "refreshToken")
         request = RefreshLoginRequest(refresh_token=refresh_token)
         answer = await answer_of(accounts.RefreshLogin(request, metadata=exchange.metadata_with(None)))
-        return _success(exchange, _tokens(answer.tokens))
+        return _tokens(answer.tokens)
 
-    async def logout(exchange: Exchange) -> Response:
+    async def logout(exchange: Exchange) -> dict[str, Any]:
         (refresh_token,) = await _texts(edge, exchange, "refreshToken")
         request = LogoutRequest(refresh_token=refresh_token)
         await answer_of(accounts.Logout(request, metadata=exchange.metadata_with(None)))
-        return _success(exchange, {})
+        return {}
 
     routes = (
         ("login", login, "Exchanges a name and a password for tokens.", "soke.Login", "soke.Tokens"),
@@ -53,7 +54,7 @@ def login_routes(edge: Edge) -> list[Route]:
         Route(
             "POST",
             f"/api/v1/auth/{name}",
-            handler,
+            _unstored(enveloped(tell)),
             tag="Logins",
             summary=summary,
             request=request,
@@ -61,8 +62,19 @@ def login_routes(edge: Edge) -> list[Route]:
             public=True,
             dialect=SOKE,
         )
-        for name, handler, summary, request, answer in routes
+        for name, tell, summary, request, answer in routes
     ]
+
+
+def _unstored(handler: Handler) -> Handler:
+    """Returns a handler whose answers nobody keeps on the way: they hold tokens."""
+
+    async def handle(exchange: Exchange) -> Response | Stream:
+        exchange.headers["Cache-Control"] = "no-store"
+        return await handler(exchange)
+
+    handle.__name__ = handler.__name__
+    return handle
 
 
 async def _texts(edge: Edge, exchange: Exchange, *names: str) -> list[str]:
@@ -90,9 +102,3 @@ def _tokens(tokens: LoginTokens) -> dict[str, str]:
         "refreshToken": tokens.refresh_token,
         "expiresAt": tokens.expire_time.ToJsonString(),
     }
-
-
-def _success(exchange: Exchange, data: dict[str, Any]) -> Response:
-    answer = {"success": True, "data": data, "meta": {"request_id": exchange.request_id}}
-    exchange.headers["Cache-Control"] = "no-store"
-    return exchange.json(orjson.dumps(answer))

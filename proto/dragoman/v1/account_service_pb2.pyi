@@ -1,5 +1,6 @@
 import datetime
 
+from dragoman.v1 import usage_pb2 as _usage_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -108,14 +109,16 @@ class GetCallerRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCallerResponse(_message.Message):
-    __slots__ = ("account_id", "key", "user")
+    __slots__ = ("account_id", "key", "user", "rate_state")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
+    RATE_STATE_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     key: Key
     user: User
-    def __init__(self, account_id: _Optional[str] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., user: _Optional[_Union[User, _Mapping]] = ...) -> None: ...
+    rate_state: _usage_pb2.RateState
+    def __init__(self, account_id: _Optional[str] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., user: _Optional[_Union[User, _Mapping]] = ..., rate_state: _Optional[_Union[_usage_pb2.RateState, _Mapping]] = ...) -> None: ...
 
 class CreateKeyRequest(_message.Message):
     __slots__ = ("name", "role", "expire_time", "grants", "account_id", "user_id")

@@ -74,7 +74,7 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLedgerEntries(self, request, context):
-        """Lists the entries of an account, newest first.
+        """Lists the entries of an account, newest first. Needs the role ADMIN: they tell what every user did.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

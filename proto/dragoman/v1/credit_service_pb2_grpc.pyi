@@ -36,7 +36,7 @@ class CreditServiceStub:
     ListBalances: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.ListBalancesRequest, _credit_service_pb2.ListBalancesResponse]
     """Lists the balances of an account, one for each currency."""
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.ListLedgerEntriesRequest, _credit_service_pb2.ListLedgerEntriesResponse]
-    """Lists the entries of an account, newest first."""
+    """Lists the entries of an account, newest first. Needs the role ADMIN: they tell what every user did."""
     GrantCredits: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.GrantCreditsRequest, _credit_service_pb2.GrantCreditsResponse]
     """Adds to a balance. Needs OPERATOR."""
     AdjustCredits: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.AdjustCreditsRequest, _credit_service_pb2.AdjustCreditsResponse]
@@ -52,7 +52,7 @@ class CreditServiceAsyncStub(CreditServiceStub):
     ListBalances: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.ListBalancesRequest, _credit_service_pb2.ListBalancesResponse]  # type: ignore[assignment]
     """Lists the balances of an account, one for each currency."""
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.ListLedgerEntriesRequest, _credit_service_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
-    """Lists the entries of an account, newest first."""
+    """Lists the entries of an account, newest first. Needs the role ADMIN: they tell what every user did."""
     GrantCredits: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.GrantCreditsRequest, _credit_service_pb2.GrantCreditsResponse]  # type: ignore[assignment]
     """Adds to a balance. Needs OPERATOR."""
     AdjustCredits: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.AdjustCreditsRequest, _credit_service_pb2.AdjustCreditsResponse]  # type: ignore[assignment]
@@ -77,7 +77,7 @@ class CreditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credit_service_pb2.ListLedgerEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credit_service_pb2.ListLedgerEntriesResponse, _abc.Awaitable[_credit_service_pb2.ListLedgerEntriesResponse]]:
-        """Lists the entries of an account, newest first."""
+        """Lists the entries of an account, newest first. Needs the role ADMIN: they tell what every user did."""
 
     @_abc_1.abstractmethod
     def GrantCredits(

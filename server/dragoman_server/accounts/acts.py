@@ -16,16 +16,34 @@ if TYPE_CHECKING:
     from dragoman.v1.account_service_pb2 import RateLimits
     from dragoman_server.caller import Caller
     from dragoman_server.clock import Clock
-    from dragoman_server.store.identity.records import AccountRecord, AuditRecord, KeyRecord, Position, UserRecord
+    from dragoman_server.store.identity.records import (
+        AccountRecord,
+        AccountStore,
+        AuditRecord,
+        KeyRecord,
+        Position,
+        UserRecord,
+    )
 
     Welcome = Callable[[str], Awaitable[None]]
-    """Is told the id of a new account."""
+    """Is told the id of a new account. It may be told twice, of accounts whose maker died."""
 
 MAX_NAME_CHARS = 128
 
 
 async def nothing(_account_id: str) -> None:
     """Does nothing for a new account."""
+
+
+async def welcome_new(store: AccountStore, welcome: Welcome, account: AccountRecord) -> None:
+    """Tells of an account if it is new, and notes that: whoever made it may have died before.
+
+    Raises:
+        Unavailable: If the store does not answer; the next one who sees the account tells of it.
+    """
+    if account.welcome_due:
+        await welcome(account.id)
+        await store.welcomed(account.id)
 
 
 class Acts:

@@ -13,10 +13,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from dragoman.credentials import looks_like_token
 from dragoman.reasons import Reason
 from dragoman.v1.account_service_pb2 import KeyRole
-from dragoman_server.accounts.acts import nothing
-from dragoman_server.accounts.secrets import MAX_SECRET_CHARS, looks_like_token, secret_hash
+from dragoman_server.accounts.acts import nothing, welcome_new
+from dragoman_server.accounts.secrets import MAX_SECRET_CHARS, secret_hash
 from dragoman_server.caller import EVERYTHING, Caller, Grants
 from dragoman_server.clock import system_clock
 from dragoman_server.errors import DragomanError, Forbidden, Unauthenticated
@@ -200,6 +201,7 @@ class Authenticator:
             return _refused(_UNKNOWN, asked)
         if refusal := _refusal_of(standing):
             return _refused(refusal, asked)
+        await welcome_new(self._store.accounts, self._welcome, standing.account)
         return _Entry(_key_caller(key, standing), _KEY_EXPIRED, expires, asked + ACCEPTED_TTL)
 
     async def _token(self, digest: bytes, token: str, asked: float) -> _Entry:
@@ -213,12 +215,13 @@ class Authenticator:
             return _refused(_NO_ACCOUNT if claims.login_id is None else _LOGIN_ENDED, asked)
         if refusal := _refusal_of(standing):
             return _refused(refusal, asked)
+        await welcome_new(self._store.accounts, self._welcome, standing.account)
         return _Entry(_token_caller(claims, standing), _TOKEN_EXPIRED, claims.expire_time, asked + ACCEPTED_TTL)
 
     async def _subject(self, claims: Claims) -> Standing | None:
         """Returns the standing of a subject of the identity provider, who is made a user when first seen."""
         now = int(self._clock() * 1_000_000)
-        account = AccountRecord(claims.account_id, create_time=now, name=claims.account_id)
+        account = AccountRecord(claims.account_id, create_time=now, name=claims.account_id, welcome_due=True)
         user = UserRecord(
             id=new_id("user"),
             account_id=claims.account_id,
@@ -230,10 +233,7 @@ class Authenticator:
             disabled=False,
             create_time=now,
         )
-        standing = await self._store.accounts.ensure(account, user, make_account=self._create_accounts)
-        if standing is not None and standing.account == account:  # made just now
-            await self._welcome(account.id)
-        return standing
+        return await self._store.accounts.ensure(account, user, make_account=self._create_accounts)
 
 
 def _refused(refusal: _Refusal, asked: float) -> _Entry:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
 from dragoman_server.accounts.secrets import secret_hash
-from dragoman_server.accounts.tokens import LOGIN_ISSUER, new_token
+from dragoman_server.accounts.tokens import LOGIN_ISSUER, load_algorithms, new_token
 from dragoman_server.errors import Forbidden, NotFound, RateLimited, Unauthenticated, Unimplemented
 from dragoman_server.store.identity.records import LoginRecord
 from dragoman_server.telemetry.logs import get_logger
@@ -231,6 +231,7 @@ class Logins:
             "iat": seconds,
             "exp": expire_time,
         }
+        await load_algorithms()
         return LoginTokens(new_token(claims, await self.open()), refresh_token, expire_time * 1_000_000)
 
     def _expiry(self, now: int) -> int:

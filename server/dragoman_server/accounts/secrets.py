@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 
+from dragoman.credentials import looks_like_token
+
 MAX_SECRET_CHARS = 512
 """Longer credentials are refused unread."""
 
@@ -47,8 +49,3 @@ def is_presentable(secret: str) -> bool:
         and all("!" <= character <= "~" for character in secret)
         and not looks_like_token(secret)
     )
-
-
-def looks_like_token(credential: str) -> bool:
-    """Tells whether a credential is to be read as a token: three or more parts with dots between. No key has them."""
-    return credential.count(".") >= 2

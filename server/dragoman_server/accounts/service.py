@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ from dragoman_server.accounts.jwks import ALGORITHMS, Jwks
 from dragoman_server.accounts.keys import Keys
 from dragoman_server.accounts.logins import Logins
 from dragoman_server.accounts.passwords import Passwords
+from dragoman_server.accounts.sweeps import sweep_forever
 from dragoman_server.accounts.tenants import Tenants
 from dragoman_server.accounts.tokens import (
     LOGIN_ISSUER,
     Issuer,
     Tokens,
+    load_algorithms,
     login_claims,
     only_key,
     provider_claims,
@@ -73,10 +76,14 @@ class Accounts:
     ) -> None:
         settings = settings or AuthSettings()
         identity = store.identity
+        self._users = identity.users
+        self._clock = clock
+        self._sweeping: asyncio.Task[None] | None = None
         self._tokens = Tokens(clock, monotonic)
         if settings.jwt is not None:
             self._tokens.add_issuer(settings.jwt.issuer, _identity_provider(settings.jwt, monotonic))
         self._logins_enabled = settings.login.enabled
+        self._has_provider = settings.jwt is not None
         self._authenticator = Authenticator(
             identity,
             self._tokens,
@@ -95,7 +102,7 @@ class Accounts:
         self.exports = Exports(store, acts)
 
     async def open(self) -> None:
-        """Gets ready to take the tokens of logins here; to be called at every start, before the first call.
+        """Gets ready to take tokens; to be called at every start, before the first call.
 
         Raises:
             Unavailable: If the database does not answer.
@@ -103,6 +110,18 @@ class Accounts:
         if self._logins_enabled:
             find = only_key("HS256", await self.logins.open())
             self._tokens.add_issuer(LOGIN_ISSUER, Issuer(LOGIN_ISSUER, frozenset({"HS256"}), find, 0, login_claims))
+        if self._has_provider:
+            await load_algorithms()  # or the first token would wait for it
+
+    def start(self) -> None:
+        """Begins to sweep."""
+        self._sweeping = asyncio.get_running_loop().create_task(sweep_forever(self._users, self._clock))
+
+    async def stop(self) -> None:
+        """Ends the sweeps."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
 
 
 def _identity_provider(settings: JwtSettings, monotonic: Clock) -> Issuer:

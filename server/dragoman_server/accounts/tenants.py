@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dragoman.v1.account_service_pb2 import KeyRole
 from dragoman_server import paging
-from dragoman_server.accounts.acts import checked_limits, checked_name, nothing, position, token_of
+from dragoman_server.accounts.acts import checked_limits, checked_name, nothing, position, token_of, welcome_new
 from dragoman_server.accounts.tokens import ACCOUNT_ID
 from dragoman_server.audit import actor
 from dragoman_server.authority import managed_account, require, seen_account
@@ -86,10 +86,11 @@ class Tenants:
             plan=self._checked_plan(plan),
             plan_start_time=now if plan else None,
             limits=None if limits is None else checked_limits(limits, "limits"),
+            welcome_due=True,
         )
         audit = self._acts.entry(caller, account.id, "account.create", account.id, name=name, plan=plan)
         await self._store.accounts.add(account, audit)
-        await self._welcome(account.id)
+        await welcome_new(self._store.accounts, self._welcome, account)
         self._authenticator.forget_account(account.id)
         logger.info("account made", account_id=account.id, by=actor(caller))
         return account

@@ -3,13 +3,16 @@
 A token's own word about how to check it is not believed: its algorithm must be the one that the key is for, keys come
 from the configuration only, and what its head says of addresses and keys is not read. Nothing here asks the store.
 
-PyJWT brings the algorithms, and is imported on first use: with cryptography behind it, it is slow to import.
+PyJWT brings the algorithms, and is imported when it is needed, on a thread: with cryptography behind it, it is slow to
+import.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import importlib
 import json
 import math
 import re
@@ -54,6 +57,7 @@ _LAST_TIME = 253_402_300_800
 _PART = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _LOGIN_ID = re.compile(r"login_[0-9a-f]{32}", re.ASCII)
 _USER_ID = re.compile(r"user_[0-9a-f]{32}", re.ASCII)
+_loaded = False
 _ROLES = {"member": KeyRole.KEY_ROLE_MEMBER, "admin": KeyRole.KEY_ROLE_ADMIN}
 
 
@@ -141,6 +145,7 @@ class Tokens:
         algorithm = head["alg"]
         if algorithm not in issuer.algorithms:
             _refuse("its algorithm is not accepted")
+        await load_algorithms()
         keys = await issuer.find_keys(algorithm, head.get("kid"))
         if not any(_is_signed(algorithm, key, signed, signature) for key in keys):
             _refuse("its signature does not hold")
@@ -192,6 +197,14 @@ def login_claims(claims: Mapping[str, Any], expire_time: float) -> Claims:
     if not (ACCOUNT_ID.fullmatch(account_id) and _USER_ID.fullmatch(user_id) and _LOGIN_ID.fullmatch(login_id)):
         _refuse("it is of no login")
     return Claims(account_id, user_id, login_id, KeyRole.KEY_ROLE_UNSPECIFIED, frozenset(), expire_time)
+
+
+async def load_algorithms() -> None:
+    """Imports what signs and checks tokens, if it is not there yet, without holding up the loop."""
+    global _loaded
+    if not _loaded:
+        await asyncio.to_thread(importlib.import_module, "jwt")
+        _loaded = True
 
 
 def new_token(claims: Mapping[str, Any], secret: bytes) -> str:

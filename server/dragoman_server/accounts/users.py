@@ -13,7 +13,7 @@ from dragoman_server.audit import actor
 from dragoman_server.authority import managed_account
 from dragoman_server.errors import Conflict, InvalidRequest, NotFound
 from dragoman_server.ids import new_id
-from dragoman_server.store.identity.records import UserRecord
+from dragoman_server.store.identity.records import USER_DELETED, UserRecord
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Users:
         if user.id == caller.user_id:
             raise Conflict("nobody erases themselves")
         if not await self._store.users.erase(
-            account_id, user_id, self._acts.entry(caller, account_id, "user.delete", user_id)
+            account_id, user_id, self._acts.entry(caller, account_id, USER_DELETED, user_id)
         ):
             raise _missing(user_id)
         self._authenticator.forget_account(account_id)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dragoman_server.accounts.logins import LoginTokens
     from dragoman_server.accounts.service import Accounts
+    from dragoman_server.ratelimits.service import RateLimits
     from dragoman_server.store.identity.records import AccountRecord, AuditRecord, KeyRecord, UserRecord
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,10 +25,16 @@ T = TypeVar("T")
 
 
 class AccountServicer(rpc.AccountServiceServicer):
-    """Serves the accounts, their users and their credentials."""
+    """Serves the accounts, their users and their credentials.
 
-    def __init__(self, accounts: Accounts) -> None:
+    Args:
+        accounts: The accounts.
+        limits: How much callers may ask for, if there are limits.
+    """
+
+    def __init__(self, accounts: Accounts, limits: RateLimits | None = None) -> None:
         self._accounts = accounts
+        self._limits = limits
 
     @mapped
     async def GetCaller(self, request: pb.GetCallerRequest, context: Context) -> pb.GetCallerResponse:
@@ -37,6 +44,8 @@ class AccountServicer(rpc.AccountServiceServicer):
             response.key.CopyFrom(_key(await self._accounts.keys.get(caller, caller.key_id)))
         if caller.user_id:
             response.user.CopyFrom(_user(await self._accounts.users.get(caller)))
+        if self._limits is not None and (state := await self._limits.state_of(caller)) is not None:
+            response.rate_state.CopyFrom(state)
         return response
 
     # Keys

@@ -13,6 +13,7 @@ from dragoman_server.api.times import timestamp
 if TYPE_CHECKING:
     import grpc
 
+    from dragoman_server.accounts.service import Accounts
     from dragoman_server.credits.service import Credits
     from dragoman_server.store.ledger.records import Balance, Entry
 
@@ -20,14 +21,21 @@ if TYPE_CHECKING:
 
 
 class CreditServicer(rpc.CreditServiceServicer):
-    """Serves the ledger."""
+    """Serves the ledger.
 
-    def __init__(self, credits: Credits) -> None:
+    Args:
+        credits: The ledger.
+        accounts: Knows which accounts there are.
+    """
+
+    def __init__(self, credits: Credits, accounts: Accounts) -> None:
         self._credits = credits
+        self._accounts = accounts
 
     @mapped
     async def ListBalances(self, request: pb.ListBalancesRequest, context: Context) -> pb.ListBalancesResponse:
         """Lists balances."""
+        await self._require_account(request.account_id)
         balances, plan, renewal = await self._credits.balances(caller_of(), request.account_id)
         response = pb.ListBalancesResponse(balances=map(_balance, balances), plan=plan)
         if renewal is not None:
@@ -39,6 +47,7 @@ class CreditServicer(rpc.CreditServiceServicer):
         self, request: pb.ListLedgerEntriesRequest, context: Context
     ) -> pb.ListLedgerEntriesResponse:
         """Lists entries."""
+        await self._require_account(request.account_id)
         entries, token = await self._credits.entries(
             caller_of(),
             request.page_size,
@@ -104,6 +113,15 @@ class CreditServicer(rpc.CreditServiceServicer):
                 for plan in self._credits.plans
             ],
         )
+
+    async def _require_account(self, account_id: str) -> None:
+        """Does nothing if a request names no account, or one that exists and that its caller may see.
+
+        Raises:
+            NotFound: If not.
+        """
+        if account_id:
+            await self._accounts.tenants.get(caller_of(), account_id)
 
 
 def _balance(balance: Balance) -> pb.Balance:

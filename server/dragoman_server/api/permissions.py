@@ -72,7 +72,7 @@ _METHODS: dict[str, dict[str, Permission]] = {
     },
     "CreditService": {
         "ListBalances": Permission("credits.read"),
-        "ListLedgerEntries": Permission("credits.read"),
+        "ListLedgerEntries": Permission("credits.read", ADMIN),  # they tell what others did
         "GrantCredits": Permission("credits", OPERATOR),
         "AdjustCredits": Permission("credits", OPERATOR),
         "ListPrices": Permission("credits.read"),

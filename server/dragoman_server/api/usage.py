@@ -12,7 +12,7 @@ from dragoman.v1.usage_pb2 import Usage as UsageCounts
 from dragoman_server.api.interceptors import caller_of
 from dragoman_server.api.status import mapped
 from dragoman_server.api.times import micros_of, timestamp
-from dragoman_server.errors import InvalidRequest
+from dragoman_server.errors import InvalidRequest, NotFound
 from dragoman_server.store.usage.records import HOUR
 from dragoman_server.usage.service import DAY, UsageFilter
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from dragoman_server.accounts.service import Accounts
     from dragoman_server.store.usage.records import UsageRecord, UsageSum
     from dragoman_server.usage.service import Usage
 
@@ -43,15 +44,21 @@ _DIMENSIONS = {
 
 
 class UsageServicer(rpc.UsageServiceServicer):
-    """Serves what runs used."""
+    """Serves what runs used.
 
-    def __init__(self, usage: Usage) -> None:
+    Args:
+        usage: What they used.
+        accounts: Knows which accounts there are.
+    """
+
+    def __init__(self, usage: Usage, accounts: Accounts) -> None:
         self._usage = usage
+        self._accounts = accounts
 
     @mapped
     async def ListUsage(self, request: pb.ListUsageRequest, context: Context) -> pb.ListUsageResponse:
         """Lists records."""
-        which = _filter(request.filter)
+        which = await self._filter(request.filter)
         records, token = await self._usage.records(caller_of(), which, request.page_size, request.page_token)
         return pb.ListUsageResponse(records=map(_record, records), next_page_token=token)
 
@@ -63,10 +70,25 @@ class UsageServicer(rpc.UsageServiceServicer):
         if not all(dimension in _DIMENSIONS for dimension in request.dimensions):
             raise InvalidRequest("`dimensions` has one that does not exist", field="dimensions")
         dimensions = [_DIMENSIONS[dimension] for dimension in dict.fromkeys(request.dimensions)]
-        which, interval = _filter(request.filter), _INTERVALS[request.interval]
+        which, interval = await self._filter(request.filter), _INTERVALS[request.interval]
         sums = await self._usage.summarize(caller_of(), which, interval=interval, dimensions=dimensions)
         groups = groupby(sums, lambda total: total[: total._fields.index("currency")])
         return pb.SummarizeUsageResponse(sums=[_sum(group) for _, group in groups])
+
+    async def _filter(self, message: pb.UsageFilter) -> UsageFilter:
+        """Returns which runs are meant.
+
+        Raises:
+            InvalidRequest: If a time makes no sense.
+            NotFound: If there is no such account, or it is another's.
+        """
+        if message.account_id:
+            try:
+                await self._accounts.tenants.get(caller_of(), message.account_id)
+            except NotFound as error:
+                error.field = "filter.account_id"
+                raise
+        return _filter(message)
 
 
 def _filter(message: pb.UsageFilter) -> UsageFilter:

@@ -15,9 +15,10 @@ from dragoman_server.errors import Conflict, InvalidRequest
 from dragoman_server.store.conversations.search import words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from dragoman_server.store.conversations.records import ConversationRecord
+    from dragoman_server.settings import ConversationSettings
+    from dragoman_server.store.conversations.records import ConversationRecord, NewMessage
 
 MAX_TITLE_CHARS = 256
 MAX_SOURCE_CHARS = 128
@@ -70,6 +71,28 @@ def labels(given: Mapping[str, str]) -> bytes | None:
             text = f"needs names of 1 to {MAX_LABEL_NAME_CHARS} and values of at most {MAX_LABEL_CHARS} characters"
             raise InvalidRequest(f"`labels` {text}", field="labels")
     return Conversation(labels=given).SerializeToString(deterministic=True)
+
+
+def room(
+    settings: ConversationSettings, messages: Sequence[NewMessage], field: str, *, first: int = 0, whole: bool = False
+) -> None:
+    """Checks that messages are not too large; those of a whole conversation, that they are not too many either.
+
+    Args:
+        settings: The bounds.
+        messages: The messages.
+        field: The list in the request that they come from.
+        first: Where in the list they begin.
+        whole: Whether they are all messages of a conversation.
+    """
+    for index, message in enumerate(messages, first):
+        if message.size > settings.max_message_bytes:
+            text = f"`{field}[{index}]` is too large: a message may have at most {settings.max_message_bytes} bytes"
+            raise InvalidRequest(text, field=f"{field}[{index}]")
+    if whole and len(messages) > settings.max_messages:
+        raise InvalidRequest(f"a conversation may have at most {settings.max_messages} messages", field=field)
+    if whole and sum(message.size for message in messages) > settings.max_bytes:
+        raise InvalidRequest(f"a conversation may have at most {settings.max_bytes} bytes", field=field)
 
 
 def words(query: str) -> tuple[str, ...]:

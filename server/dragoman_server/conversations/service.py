@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dragoman.v1.message_pb2 import Message
 from dragoman.v1.run_pb2 import HISTORY_MODE_GIVEN, ChatSpec
 from dragoman_server import paging
+from dragoman_server.audit import audit_entry
 from dragoman_server.caller import Caller
 from dragoman_server.clock import system_clock
 from dragoman_server.conversations import checks, transfer
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dragoman_server.clock import Clock
     from dragoman_server.settings import ConversationSettings
     from dragoman_server.store.conversations.records import Appended, ConversationStore, MessageRecord, NewMessage
+    from dragoman_server.store.identity.records import AuditRecord
 
 __all__ = ["Conversations", "TitleMaker", "Turn", "wanted_filter"]
 
@@ -78,7 +80,7 @@ class Conversations:
         """
         now = self._now()
         first = new_messages(request.messages, now)
-        self._check_count(len(first))
+        checks.room(self._settings, first, "messages", whole=True)
         title = checks.title(request.title) or first_title(new.message for new in request.messages)
         conversation = replace(
             self._new(_owner(caller), now, title, checks.short_id(request.short_id)),
@@ -151,8 +153,17 @@ class Conversations:
 
         return _found(await self._store.change(_owner(caller), _name(name), edit), name)
 
-    async def delete(self, caller: Caller, name: str, *, etag: str = "", purge: bool = False) -> ConversationRecord:
+    async def delete(
+        self, caller: Caller, name: str, *, etag: str = "", purge: bool = False, by: Caller | None = None
+    ) -> ConversationRecord:
         """Deletes a conversation, for good if it is purged; returns it as it was left.
+
+        Args:
+            caller: Whose it is.
+            name: The conversation.
+            etag: The etag that it must have; empty for any.
+            purge: Whether it is deleted for good.
+            by: The administrator who purges it, if it is one.
 
         Raises:
             NotFound: If the caller has no such conversation.
@@ -173,7 +184,8 @@ class Conversations:
             checks.same_version(old, version)
             purged.append(replace(old, delete_time=old.delete_time or self._now()))
 
-        if not await self._store.purge(owner, _name(name), check):
+        audit = self._audit(by, caller, "conversation.purge", name)
+        if not await self._store.purge(owner, _name(name), check, audit):
             raise _unknown(name)
         return purged[-1]
 
@@ -228,7 +240,8 @@ class Conversations:
         """Appends messages to a conversation; they are on disk when this returns.
 
         Raises:
-            InvalidRequest: If a message is not as the contract says, or the conversation would have too many.
+            InvalidRequest: If a message is not as the contract says, or the conversation would have too many or too
+                large ones.
             NotFound: If the caller has no such conversation.
             Conflict: If its etag is another one, or it has a message with one of the client's ids.
             IdempotencyConflict: If the request id was used to append other messages.
@@ -237,6 +250,7 @@ class Conversations:
             raise InvalidRequest(f"`messages` must be 1 to {MAX_APPENDED}", field="messages")
         now = self._now()
         messages = new_messages(request.messages, now)
+        checks.room(self._settings, messages, "messages")
         conversation = await self.get(caller, request.conversation_id)
         return await self._store.append(
             Append(
@@ -248,6 +262,7 @@ class Conversations:
                 version=checks.version(request.etag),
                 request_key=checks.request_key(conversation.id, request.request_id) if request.request_id else None,
                 max_messages=self._settings.max_messages,
+                max_bytes=self._settings.max_bytes,
             )
         )
 
@@ -285,15 +300,20 @@ class Conversations:
         chain = await self._store.chain(caller.account_id, conversation.head_message_id)
         return await asyncio.to_thread(transfer.exported, conversation, chain)  # takes long for a long one
 
-    async def import_(self, caller: Caller, json: bytes) -> ConversationRecord:
+    async def import_(self, caller: Caller, json: bytes, by: Caller | None = None) -> ConversationRecord:
         """Makes a conversation of what `export` returned.
 
+        Args:
+            caller: Whose it shall be.
+            json: What was exported.
+            by: The administrator who imports it, if it is one.
+
         Raises:
-            InvalidRequest: If it is something else, or has too many messages.
+            InvalidRequest: If it is something else, or has too many or too large messages.
         """
         now = self._now()
         found = await asyncio.to_thread(transfer.imported, json, now)
-        self._check_count(len(found.messages))
+        checks.room(self._settings, found.messages, "messages", whole=True)
         conversation = replace(
             self._new(_owner(caller), now, found.title),
             pinned=found.pinned,
@@ -301,7 +321,8 @@ class Conversations:
             persona=found.persona,
             labels=found.labels,
         )
-        return await self._store.create(conversation, found.messages)
+        audit = self._audit(by, caller, "conversation.import", conversation.id)
+        return await self._store.create(conversation, found.messages, audit)
 
     async def open_turn(self, caller: Caller, chat: ChatSpec) -> Turn:
         """Puts a request into its conversation, if it names one: its history before, its context before all.
@@ -314,7 +335,7 @@ class Conversations:
 
         Raises:
             NotFound: If the caller has no such conversation.
-            InvalidRequest: If the conversation is full.
+            InvalidRequest: If the conversation is full, or a message is too large.
         """
         if not chat.conversation_id and not chat.context:
             return Turn(chat)
@@ -348,20 +369,20 @@ class Conversations:
         except NotFound as error:
             error.field = "spec.chat.conversation_id"
             raise
+        self._require_room(conversation)  # what is full already is not even loaded
         stored = await self._store.chain(caller.account_id, conversation.head_message_id)
         if chat.history_mode == HISTORY_MODE_GIVEN:
             shown, new = list(chat.messages), unknown_of(stored, chat.messages)
         else:
             history, new = continued(stored, chat.messages)
             shown = [*history, *new]
-        if conversation.message_count + len(new) + 1 > self._settings.max_messages:
-            text = f"the conversation is full: it may have at most {self._settings.max_messages} messages"
-            raise InvalidRequest(text, field="spec.chat.conversation_id")
         del opened.messages[:]
         opened.messages.extend(shown)
         opened.persona = chat.persona or conversation.persona
         now = self._now()
         asked = asked_messages(chat, new, {record.client_id for record in stored if record.client_id}, now)
+        checks.room(self._settings, asked, "spec.chat.messages", first=len(chat.messages) - len(asked))
+        self._require_room(conversation, len(asked) + 1, sum(message.size for message in asked))
         title = "" if conversation.title else first_title(new)
 
         def keep(record: Run) -> asyncio.Future[Appended]:
@@ -429,14 +450,31 @@ class Conversations:
             update_time=now,
         )
 
+    def _audit(self, by: Caller | None, caller: Caller, action: str, target: str) -> AuditRecord | None:
+        """Returns what tells of an administrator's act in somebody's conversations."""
+        if by is None:
+            return None
+        return audit_entry(by, caller.account_id, self._now(), action, target, user_id=caller.user_id)
+
+    def _require_room(self, conversation: ConversationRecord, count: int = 0, size: int = 0) -> None:
+        """Checks that a conversation has room for so many more messages of a size together.
+
+        Raises:
+            InvalidRequest: If not.
+        """
+        most = self._settings
+        if conversation.message_count + count > most.max_messages:
+            bound = f"{most.max_messages} messages"
+        elif conversation.byte_count + size > most.max_bytes:
+            bound = f"{most.max_bytes} bytes"
+        else:
+            return
+        text = f"the conversation is full: it may have at most {bound}"
+        raise InvalidRequest(text, field="spec.chat.conversation_id")
+
     def _touched(self, conversation: ConversationRecord) -> ConversationRecord:
         now = max(self._now(), conversation.update_time)
         return replace(conversation, version=conversation.version + 1, update_time=now)
-
-    def _check_count(self, count: int) -> None:
-        if count > self._settings.max_messages:
-            text = f"a conversation may have at most {self._settings.max_messages} messages"
-            raise InvalidRequest(text, field="messages")
 
     def _now(self) -> int:
         return int(self._clock() * 1_000_000)

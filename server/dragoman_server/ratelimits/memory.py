@@ -94,6 +94,14 @@ class MemoryCounters:
             counter.runs += 1
         return MemorySlot(counters, remains(subjects, counters, now), self._clock)
 
+    def peek(self, subjects: tuple[Subject, ...]) -> Remains:
+        """Returns what is left of the limits, and counts nothing."""
+        now = self._clock()
+        counted = [self._counters.get(subject[:3]) for subject in subjects]
+        fresh = _Counter()
+        fresh.reset = now
+        return remains(subjects, [fresh if one is None or one.reset <= now else one for one in counted], now)
+
     def _counter(self, subject: Subject, now: float) -> _Counter:
         name = subject[:3]
         counter = self._counters.get(name)

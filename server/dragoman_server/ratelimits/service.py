@@ -108,6 +108,14 @@ class RateLimits:
             self._metrics.refused(error)
             raise
 
+    async def state_of(self, caller: Caller) -> RateState | None:
+        """Returns what is left of a caller's limits, and counts nothing; None if there are none."""
+        subjects = self._subjects.of(caller)
+        if not subjects:
+            return None
+        remains = self._memory.peek(subjects) if self._shared is None else await self._shared.peek(subjects)
+        return remains.to_state()
+
     async def _admit_shared(self, shared: SharedCounters, subjects: tuple[Subject, ...]) -> Slot:
         try:
             return await shared.admit(subjects)

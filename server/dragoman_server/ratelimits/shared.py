@@ -149,6 +149,25 @@ class SharedCounters:
             self._live.add(slot)
         return slot
 
+    async def peek(self, subjects: tuple[Subject, ...]) -> Remains:
+        """Returns what is left of the limits, and counts nothing."""
+        if self._down:
+            return self._alone.peek(subjects)
+        pipeline = self._client.pipeline(transaction=False)
+        for window in list(_keys(subjects))[::2]:
+            pipeline.hmget(window, ["requests", "tokens"])
+            pipeline.pttl(window)
+        try:
+            answers = await pipeline.execute()
+        except _FAILURES as error:
+            self._fail(error)
+            return self._alone.peek(subjects)
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        counted = [
+            _Counts(int(requests or 0), int(tokens or 0), 0, max(rest, 0) / 1000) for (requests, tokens), rest in pairs
+        ]
+        return remains(subjects, counted, 0.0)
+
     def ended(self, slot: SharedSlot, tokens: int) -> None:
         """Takes note of a run that has ended; Redis hears of it soon."""
         self._live.discard(slot)

@@ -34,13 +34,18 @@ async def erase_user(connection: AsyncConnection, account_id: str, user_id: str)
     gone = delete(users).where(users.c.account_id == account_id, users.c.id == user_id)  # the logins cascade
     if (await connection.execute(gone.returning(users.c.id))).first() is None:
         return False
+    await erase_traces(connection, account_id, user_id)
+    return True
+
+
+async def erase_traces(connection: AsyncConnection, account_id: str, user_id: str) -> None:
+    """Erases within a transaction what a user, who is erased, has left. Repeatable."""
     await _erase_messages(connection, account_id, user_id)
     for table in (conversations, api_keys):
         await connection.execute(delete(table).where(table.c.account_id == account_id, table.c.user_id == user_id))
     theirs = (usage_records.c.account_id == account_id) & (usage_records.c.user_id == user_id)
     await connection.execute(update(usage_records).where(theirs).values(user_id=""))
     await _merge_hours(connection, account_id, user_id)
-    return True
 
 
 async def _erase_messages(connection: AsyncConnection, account_id: str, user_id: str) -> None:

@@ -23,7 +23,7 @@ class MemoryStore:
         self.identity = MemoryIdentity(self._erase)
         self.ledger = MemoryLedger(self.identity)
         self.usage = MemoryUsage(self.identity.accounts)
-        self.conversations = MemoryConversations(self.identity.accounts)
+        self.conversations = MemoryConversations(self.identity)
         self.personas = MemoryPersonas(self.identity)
 
     async def rows(self, account_id: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:

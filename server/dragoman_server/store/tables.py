@@ -45,6 +45,7 @@ accounts = Table(
     Column("plan_start_time", BigInteger),  # the months of the plan are counted from here
     Column("disabled", Boolean, nullable=False, server_default=false()),
     Column("limits", Proto(RateLimits)),
+    Column("welcome_due", Boolean, nullable=False, server_default=false()),  # what new accounts get is still to come
     Index("ix_accounts_create_time", "create_time", "id"),  # the order of pages
 )
 
@@ -238,7 +239,8 @@ conversations = Table(
     Column("create_time", BigInteger, nullable=False),
     Column("update_time", BigInteger, nullable=False),
     Column("delete_time", BigInteger),
-    UniqueConstraint("account_id", "short_id", name="uq_conversations_short_id"),
+    Column("byte_count", BigInteger, nullable=False, server_default=text("0")),
+    UniqueConstraint("account_id", "user_id", "short_id", name="uq_conversations_short_id"),
     UniqueConstraint("account_id", "request_key", name="uq_conversations_request_key"),
     Index("ix_conversations_account_id", "account_id", "user_id", "update_time", "id"),  # the order of pages
     Index("ix_conversations_tree_id", "tree_id"),

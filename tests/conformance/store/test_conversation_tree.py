@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dragoman_server.store.base import Store
 
 WORDS = st.sampled_from(["Alpha", "beta", "100%", "a_b", "ÄÖ"])
+PARTS = st.sampled_from(["ALPHA", "0%", "a_b", "äö", "%", "_", "zz"])
 SOME = st.lists(WORDS, max_size=3)
 PICK = st.integers(0, 10**6)
 
@@ -194,7 +195,9 @@ class Trees(RuleBasedStateMachine):
             assert not token
             assert texts(shown_message(message).message for message in found) == one.texts
             assert [message.id for message in found] == one.ids
-            assert self.do(self.service.get(one.owner, name)).message_count == len(one.ids)
+            conversation = self.do(self.service.get(one.owner, name))
+            assert conversation.message_count == len(one.ids)
+            assert conversation.byte_count == sum(message.size for message in found)
 
     @invariant()
     def lists_are_what_they_should_be(self) -> None:
@@ -208,16 +211,19 @@ class Trees(RuleBasedStateMachine):
                 pinned = [name for name, one in wanted if one.pinned]
                 assert self.listed(owner, deleted=deleted, pinned=True) == pinned
 
-    @rule(word=st.sampled_from(["ALPHA", "0%", "a_b", "äö", "%", "_", "zz"]), owner=st.sampled_from([ALICE, BOB]))
-    def search(self, word: str, owner: Any) -> None:
+    @rule(words=st.lists(PARTS, min_size=1, max_size=3), owner=st.sampled_from([ALICE, BOB]))
+    def search(self, words: list[str], owner: Any) -> None:
         hits = {
             name
             for name, one in self.model.items()
             if one.owner == owner
             and not one.deleted
-            and any(word.casefold() in text.casefold() for text in (one.title, *one.texts))
+            and all(
+                any(word.casefold() in text.casefold() for text in (one.title, *one.texts))  # each anywhere
+                for word in words
+            )
         }
-        assert set(self.listed(owner, query=word)) == hits
+        assert set(self.listed(owner, query=" ".join(words))) == hits
 
     def listed(self, owner: Any, **wanted: Any) -> list[str]:
         seen: list[str] = []

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman_server.errors import Conflict, IdempotencyConflict, InvalidRequest, NotFound
 from dragoman_server.ids import new_id
@@ -18,6 +21,9 @@ from dragoman_server.store.conversations.records import (
     Owner,
 )
 from dragoman_server.store.conversations.search import fold, words_of
+from dragoman_server.store.conversations.sql import SEARCHES
+from dragoman_server.store.database import SqlStore, open_store
+from dragoman_server.store.identity.records import AuditRecord
 
 NOW = 1_790_000_000_000_000
 NOBODY = Owner("default", "")
@@ -139,11 +145,50 @@ async def test_a_conversation_needs_its_account(store: Store) -> None:
         await store.conversations.create(a_conversation(Owner("nowhere", "")), [a_message()])
 
 
-async def test_a_short_id_is_unique_in_the_account(store: Store) -> None:
+async def test_a_short_id_is_unique_for_its_owner_only(store: Store) -> None:
     first = await store.conversations.create(a_conversation(), [])
-    for owner in (ALICE, NOBODY):
-        with pytest.raises(Conflict, match="short id"):
-            await store.conversations.create(a_conversation(owner, short_id=first.short_id), [a_message()])
+    with pytest.raises(Conflict, match="short id"):
+        await store.conversations.create(a_conversation(short_id=first.short_id), [a_message()])
+    other = await store.conversations.create(a_conversation(NOBODY, short_id=first.short_id), [a_message()])
+    assert await store.conversations.get(ALICE, first.short_id) == first
+    assert await store.conversations.get(NOBODY, first.short_id) == other
+    assert await store.conversations.purge(NOBODY, first.short_id, nothing)
+    assert await store.conversations.get(ALICE, first.short_id) == first
+
+
+async def test_conversations_know_their_size(store: Store) -> None:
+    made = await store.conversations.create(a_conversation(), [a_message("12345"), a_message("é")])
+    assert made.byte_count == 7
+    fork = await fork_at(store, made, (await chain_of(store, made))[0].id)
+    appends = [an_append(fork, a_message(text, details='"ü"'), max_bytes=20) for text in ("abc", "0" * 10, "defg")]
+    results = await asyncio.gather(*map(store.conversations.append, appends), return_exceptions=True)
+    assert [type(result) for result in results if isinstance(result, Exception)] == [InvalidRequest]
+    assert "at most 20 bytes" in str(results[1])
+    assert await texts_of(store, ALICE, fork.id) == ["12345", "abc", "defg"]
+    for conversation, size in ((made, 7), (fork, 5 + 3 + 3 + 4 + 3)):
+        found = await store.conversations.get(ALICE, conversation.id)
+        assert found is not None
+        assert found.byte_count == size
+        again = await fork_at(store, found, found.head_message_id or "")
+        assert again.byte_count == size
+
+
+async def test_acts_of_administrators_are_kept_with_their_entries(store: Store) -> None:
+    def entry(action: str) -> AuditRecord:
+        return AuditRecord(new_id("aud"), "default", NOW, "operator", action, "x")
+
+    def refuse(_: ConversationRecord) -> None:
+        raise Conflict("no")
+
+    conversations, entries = store.conversations, [entry("import"), entry("purge")]
+    made = await conversations.create(a_conversation(), [a_message()], entries[0])
+    with pytest.raises(Conflict):
+        await conversations.create(a_conversation(short_id=made.short_id), [], entry("refused"))
+    with pytest.raises(Conflict):
+        await conversations.purge(ALICE, made.id, refuse, entry("refused"))
+    assert not await conversations.purge(NOBODY, made.id, nothing, entry("refused"))
+    assert await conversations.purge(ALICE, made.id, nothing, entries[1])
+    assert await store.identity.audit.page("default", limit=9) == entries[::-1]
 
 
 async def test_a_request_makes_one_conversation(store: Store) -> None:
@@ -461,3 +506,33 @@ async def test_an_append_nobody_waits_for_happens_all_the_same(store: Store) -> 
     store.conversations.append(an_append(one, a_message("1"))).cancel()
     await store.conversations.append(an_append(one, a_message("2")))
     assert await texts_of(store, ALICE, one.id) == ["1", "2"]
+
+
+async def test_searches_leave_connections_to_others(database_url: str) -> None:
+    store = open_store(database_url)
+    await store.migrate()
+    assert isinstance(store, SqlStore)
+    made = [await store.conversations.create(a_conversation(), [a_message("needle")]) for _ in range(3)]
+    database, lent, most = store.conversations._database, 0, 0
+    read = database.read
+
+    @contextlib.asynccontextmanager
+    async def counted() -> AsyncIterator[AsyncConnection]:
+        nonlocal lent, most
+        async with read() as connection:
+            lent += 1
+            most = max(most, lent)
+            await asyncio.sleep(0.01)
+            try:
+                yield connection
+            finally:
+                lent -= 1
+
+    database.read = counted  # type: ignore[method-assign]
+    searches = (store.conversations.page(ALICE, Filter(words=("needle",)), limit=9) for _ in range(12))
+    assert [len(found) for found in await asyncio.gather(*searches)] == [len(made)] * 12
+    assert most == SEARCHES
+    lists = (store.conversations.page(ALICE, Filter(), limit=9) for _ in range(12))
+    assert [len(found) for found in await asyncio.gather(*lists)] == [len(made)] * 12
+    assert most > SEARCHES
+    await store.close()

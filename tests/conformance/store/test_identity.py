@@ -12,10 +12,11 @@ from dragoman.v1.persona_service_pb2 import Persona
 from dragoman_server.errors import Conflict, NotFound
 from dragoman_server.ids import new_id
 from dragoman_server.store.base import Store
-from dragoman_server.store.conversations.records import ConversationRecord, NewMessage
+from dragoman_server.store.conversations.records import ConversationRecord, NewMessage, Owner
 from dragoman_server.store.erasure import COVERED
 from dragoman_server.store.export import owner_column
 from dragoman_server.store.identity.records import (
+    USER_DELETED,
     AccountRecord,
     AuditRecord,
     KeyRecord,
@@ -268,6 +269,43 @@ async def test_an_erased_user_leaves_nothing_but_nameless_usage(acme: Store) -> 
     (total,) = await acme.usage.sums(UsageQuery("acme"), interval=None, dimensions=(), limit=9)
     assert (total.runs, total.charged_micros) == (3, 21)
     assert (await acme.identity.audit.page("acme", limit=1)) == [entry]
+
+
+async def test_what_an_erased_user_leaves_late_is_erased_too(acme: Store) -> None:
+    gone, stays = await fill(acme)
+    users, entry = acme.identity.users, replace(an_entry(action=USER_DELETED), target=gone.id)
+    assert await users.erase("acme", gone.id, entry)
+    late = ConversationRecord(
+        id="conv_late", account_id="acme", user_id=gone.id, short_id="late", tree_id="conv_late",
+        create_time=NOW, update_time=NOW,
+    )  # fmt: skip
+    words = NewMessage(id="msg_late", body=b"late", words="late", state=1, create_time=NOW)
+    await acme.conversations.create(late, [words])
+    await acme.usage.add([a_record(gone.id, "run_3")])
+    await users.erase_late(NOW + 1)
+    assert await acme.conversations.owners("acme") == [Owner("acme", user.id) for user in (gone, stays)]
+    await users.erase_late(NOW)
+    rows = [(table, row) async for table, row in acme.rows("acme") if table != "audit_entries"]
+    assert [table for table, row in rows if gone.id in map(str, row.values()) or b"late" in row.values()] == []
+    assert await acme.conversations.owners("acme") == [Owner("acme", stays.id)]
+    (total,) = await acme.usage.sums(UsageQuery("acme"), interval=None, dimensions=(), limit=9)
+    assert (total.runs, total.charged_micros) == (4, 28)
+
+
+async def test_an_account_is_due_a_welcome_until_it_had_it(acme: Store) -> None:
+    accounts = acme.identity.accounts
+    for account_id in ("default", "acme"):
+        assert (found := await accounts.get(account_id)) is not None
+        assert not found.welcome_due
+    new = AccountRecord("new", NOW, "new", welcome_due=True)
+    user = a_user(account_id="new", subject="x")
+    standing = await accounts.ensure(new, user, make_account=True)
+    assert standing is not None
+    assert standing.account == new
+    for _ in range(2):
+        await accounts.welcomed("new")
+        assert await accounts.standing("new") == Standing(replace(new, welcome_due=False))
+    await accounts.welcomed("nobody")
 
 
 async def test_an_erased_account_leaves_nothing_but_its_audit_log(acme: Store) -> None:

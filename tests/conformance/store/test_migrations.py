@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.command import upgrade
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, inspect, text
 
 from dragoman_server.store import migrations
 from dragoman_server.store.base import StoreUnusable
+from dragoman_server.store.conversations.records import Owner
 from dragoman_server.store.database import Database, open_store, parse_url, sqlite_url
 from dragoman_server.store.tables import metadata
 
@@ -144,6 +146,48 @@ async def test_a_failed_migration_leaves_nothing_behind(database_url: str) -> No
         await connection.execute(text("DROP TABLE api_keys"))
     await migrate(database_url)
     await database.close()
+
+
+async def test_conversations_of_before_get_their_sizes(database_url: str) -> None:
+    database = Database(parse_url(database_url))
+
+    def begin(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(FOLDER))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        upgrade(config, "0005")
+
+    messages = [("m1", None, 0, b"12345", ""), ("m2", "m1", 1, b"\x00\xff", '"é"'), ("m3", "m1", 1, b"xyz", "")]
+    async with database.write() as connection:
+        await connection.run_sync(begin)
+        for name, head, count in (("a", "m2", 2), ("b", "m3", 2), ("c", None, 0)):
+            values = (
+                f"'{name}', 'default', '', 'short_{name}', 'a', :head, {count}, '', '', :no, '', '', '', '', 1, 1, 1"
+            )
+            columns = (
+                "id, account_id, user_id, short_id, tree_id, head_message_id, message_count, title, words, pinned, "
+                "source, persona, forked_from_id, forked_at_message_id, version, create_time, update_time"
+            )
+            statement = text(f"INSERT INTO conversations ({columns}) VALUES ({values})")
+            await connection.execute(statement, {"head": head, "no": False})
+        for name, parent, depth, body, details in messages:
+            columns = (
+                "id, account_id, tree_id, parent_id, depth, body, words, state, run_id, model, details, create_time"
+            )
+            values = f"'{name}', 'default', 'a', :parent, {depth}, :body, '', 1, '', '', :details, 1"
+            statement = text(f"INSERT INTO messages ({columns}) VALUES ({values})")
+            await connection.execute(statement, {"parent": parent, "body": body, "details": details})
+    await database.close()
+    store = open_store(database_url)
+    await store.migrate()
+    found = [await store.conversations.get(Owner("default", ""), f"short_{name}") for name in "abc"]
+    assert [one.byte_count for one in found if one is not None] == [5 + 2 + 3, 5 + 3, 0]
+    for one in found:
+        assert one is not None
+        chain = await store.conversations.chain("default", one.head_message_id)
+        assert sum(message.size for message in chain) == one.byte_count
+    await store.close()
 
 
 def test_the_code_knows_the_newest_revision() -> None:

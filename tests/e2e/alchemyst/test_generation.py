@@ -21,6 +21,9 @@ from tests.support.alchemyst import (
     stream,
     user,
 )
+from tests.support.core import running_core
+from tests.support.edge import client_of, running_edge
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import aiohttp
@@ -248,6 +251,66 @@ async def test_a_client_that_leaves_ends_the_run_and_the_chat_keeps_what_was_sai
     async with asyncio.timeout(20):
         while (await said(client, UNUSED_ID))[1:] != ["Hello"]:
             await asyncio.sleep(0.02)
+
+
+async def test_a_client_that_leaves_while_its_chat_is_made_leaves_no_chat() -> None:
+    async with (
+        running_core(default_model="fast") as core,
+        running_edge(core.channel()) as edge,
+        client_of(edge) as client,
+    ):
+        create, made, go_on = core.conversations.create, asyncio.Event(), asyncio.Event()
+
+        async def held(*arguments: Any) -> Any:
+            conversation = await create(*arguments)
+            made.set()
+            await go_on.wait()
+            return conversation
+
+        core.conversations.create = held  # type: ignore[method-assign, assignment]
+        asking = asyncio.ensure_future(generate(client, user("hi"), chatId=UNUSED_ID))
+        await asyncio.wait_for(made.wait(), 20)
+        assert await chat_ids(client) == [UNUSED_ID]
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: any(task.cancelling() for task in asyncio.all_tasks()))  # the edge has noticed
+        go_on.set()
+        async with asyncio.timeout(20):
+            while await chat_ids(client):
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_client_that_leaves_early_leaves_a_chat_only_if_its_run_had_begun(begun: bool) -> None:
+    async with (
+        running_core(default_model="fast") as core,
+        running_edge(core.channel()) as edge,
+        client_of(edge) as client,
+    ):
+        apply, asked, never = core.personas.apply, asyncio.Event(), asyncio.Event()
+
+        async def held(*arguments: Any) -> Any:
+            asked.set()
+            if not begun:
+                await never.wait()
+            return await apply(*arguments)
+
+        core.personas.apply = held  # type: ignore[method-assign, assignment]
+        asking = asyncio.ensure_future(generate(client, script(hang=True), chatId=UNUSED_ID))
+        await asyncio.wait_for(asked.wait(), 20)
+        if begun:
+            await until(lambda: core.runs.active)
+        assert await chat_ids(client) == [UNUSED_ID]
+        asking.cancel()
+        async with asyncio.timeout(20):
+            if begun:
+                while len(await said(client, UNUSED_ID)) != 2:  # the question, and that there was no answer
+                    await asyncio.sleep(0.02)
+            else:
+                while await chat_ids(client):
+                    await asyncio.sleep(0.02)
+        await until(lambda: len([task for task in asyncio.all_tasks() if task.cancelling()]) == 0)
+        assert await chat_ids(client) == ([UNUSED_ID] if begun else [])
 
 
 async def test_an_answer_without_a_chat(client: aiohttp.ClientSession) -> None:

@@ -63,7 +63,8 @@ async def test_users_have_their_own_chats() -> None:
                 await call(client, "GET", f"{CHAT}/fetch/{chat_id}", 404)
                 await call(client, "DELETE", f"{CHAT}/{chat_id}", 404)
                 await call(client, "POST", f"{CHAT}/fork", 404, {"chatId": chat_id, "messageId": "x"})
-                await generate(client, user("mine"), chatId=chat_id, status=404)
+                await generate(client, user("mine"), chatId=chat_id)  # their own, of the same id
+                assert await said(client, chat_id) == ["mine", "You said: mine"]
             assert await said(hers, chat_id) == ["hi", "You said: hi"]
             who = [await call(client, "GET", "/api/v1/settings/api-keys/validate", 200) for client in (hers, his)]
             assert who[0]["user"]["id"] == (await fetch(hers, chat_id))["userId"] != who[1]["user"]["id"]

@@ -50,3 +50,33 @@ def test_conversations_on_the_command_line(tmp_path: Path) -> None:
     assert "does not exist" in refused.stderr
     refused = dragoman("conversations", "import", str(tmp_path / "none.json"), **data)
     assert (refused.returncode, refused.stdout) == (1, "")
+
+
+async def make_twins(folder: Path) -> tuple[list[str], str]:
+    """Two users' conversations of one short id, the second one deleted, and that short id."""
+    store, short_id = open_store(sqlite_url(folder / "dragoman.db")), "ab" * 12
+    await store.migrate()
+    service = Conversations(store.conversations, ConversationSettings())
+    callers = [ALICE, Caller("default", "", user_id="user_bob")]
+    made = [(await service.create(caller, creation("Hello", short_id=short_id))).id for caller in callers]
+    await service.delete(callers[1], short_id)
+    await store.close()
+    return made, short_id
+
+
+def test_acts_on_the_command_line_are_told_and_hit_one_user_only(tmp_path: Path) -> None:
+    (hers, his), short_id = asyncio.run(make_twins(tmp_path))
+    data = {"DRAGOMAN_DATA_DIR": str(tmp_path)}
+    refused = dragoman("conversations", "purge", short_id, **data)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert hers in refused.stderr
+    assert his in refused.stderr
+    assert dragoman("conversations", "purge", short_id, "--user", "user_bob", **data).stdout.startswith("Purged")
+    assert dragoman("conversations", "purge", his, **data).returncode == 1
+    file = tmp_path / "one.json"
+    file.write_text(dragoman("conversations", "export", short_id.upper(), **data).stdout)
+    copied = dragoman("conversations", "import", str(file), **data).stdout.strip()
+    told = [line.split() for line in dragoman("accounts", "audit", "default", **data).stdout.splitlines()]
+    acts = [(act, target) for act, target in (("import", copied), ("export", hers), ("purge", his))]
+    found = [[word for word in line if word.startswith(("conversation.", "conv_"))] for line in told]
+    assert [words for words in found if words] == [[f"conversation.{act}", target] for act, target in acts]

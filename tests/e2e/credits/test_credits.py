@@ -98,7 +98,9 @@ def test_what_is_wrong_is_named(priced: Server) -> None:
     ):
         found, answer = call(priced, "POST", f"/v1/credits/{path}", body)
         assert (found, answer["error"]["param"]) == (status, param), answer
-    assert call(priced, "GET", "/v1/credits/balances?account_id=nobody") == (200, {})
+    for path in ("credits/balances", "credits/entries", "usage", "usage/summary"):
+        assert call(priced, "GET", f"/v1/{path}?account_id=nobody")[0] == 404
+        assert call(priced, "GET", f"/v1/{path}?account_id=default")[0] == 200
     assert call(priced, "GET", "/v1/credits/balances", key="dgm_wrong-key-wrong-key-wrong")[0] == 401
 
 
@@ -111,11 +113,43 @@ def test_members_see_their_own_and_change_nothing(priced: Server) -> None:
     call(priced, "POST", "/v1/credits/grant", {"account_id": "default", "amount_micros": 9})
     (balance,) = call(priced, "GET", "/v1/credits/balances", key=key)[1]["balances"]
     assert balance["available_micros"] == "7"
-    assert len(call(priced, "GET", "/v1/credits/entries", key=key)[1]["entries"]) == 1
-    for path in ("balances", "entries"):
-        assert call(priced, "GET", f"/v1/credits/{path}?account_id=default", key=key)[0] == 404
+    assert call(priced, "GET", "/v1/credits/entries", key=key)[0] == 403  # they tell what everybody did
+    grown_up = {"name": "admin", "role": "KEY_ROLE_ADMIN", "account_id": account}
+    admin = call(priced, "POST", "/v1/keys", grown_up)[1]["secret"]
+    assert len(call(priced, "GET", "/v1/credits/entries", key=admin)[1]["entries"]) == 1
+    assert call(priced, "GET", "/v1/credits/entries?account_id=default", key=admin)[0] == 404
+    assert call(priced, "GET", "/v1/credits/balances?account_id=default", key=key)[0] == 404
     for path in ("grant", "adjust"):
         assert call(priced, "POST", f"/v1/credits/{path}", {"account_id": account, "amount_micros": 1}, key)[0] == 403
+
+
+def test_the_body_names_the_currency_or_else_the_header_does(tmp_path: Path) -> None:
+    sparks = f'[[credits.prices]]\nmodel = "{MODEL}"\ncurrency = "spark"\nrequest_micros = 1\n'
+    with running_server(tmp_path, config=PRICED.replace("[[plans]]", sparks + "[[plans]]")) as server:
+        for currency in ("credits", "spark"):
+            grant = {"account_id": "default", "amount_micros": 10**9, "currency": currency}
+            assert call(server, "POST", "/v1/credits/grant", grant)[0] == 200
+        question = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 9}
+
+        def asked(header: str | None, **fields: object) -> tuple[int, Any, str]:
+            headers = {} if header is None else {"X-Token-Type": header}
+            status, answer = call(server, "POST", "/v1/chat/completions", {**question, **fields}, **headers)
+            newest = call(server, "GET", "/v1/credits/entries?page_size=1")[1]["entries"][0]
+            return status, answer, newest["currency"]
+
+        for header, fields, paid in (
+            (None, {}, "credits"),
+            ("spark", {}, "spark"),
+            ("credits", {"token_type": "spark"}, "spark"),
+            ("spark", {"token_type": "credits"}, "credits"),
+            ("spark", {"token_type": "auto"}, "credits"),
+            ("spark", {"token_type": None}, "spark"),
+        ):
+            status, answer, currency = asked(header, **fields)
+            assert (status, currency) == (200, paid), answer
+        status, answer, _ = asked("spark", token_type="gold")
+        assert (status, answer["error"]["param"]) == (400, "token_type")
+        assert "credits, spark, auto" in answer["error"]["message"]
 
 
 def test_each_dialect_says_402(priced: Server) -> None:
@@ -149,3 +183,14 @@ def test_an_operator_grants_while_the_server_runs(tmp_path: Path) -> None:
             refused = dragoman("credits", *arguments, *options)
             assert (refused.returncode, refused.stdout) == (1, "")
             assert refused.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "command", [("credits", "balance"), ("credits", "ledger"), ("usage", "list"), ("conversations", "list")]
+)
+def test_an_account_that_does_not_exist_is_told_on_the_command_line(command: tuple[str, str], tmp_path: Path) -> None:
+    data = {"DRAGOMAN_DATA_DIR": str(tmp_path)}
+    assert dragoman(*command, "--account", "default", **data).returncode == 0
+    refused = dragoman(*command, "--account", "nobody", **data)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "account 'nobody' does not exist" in refused.stderr

@@ -268,6 +268,7 @@ CONTENT = {"parts": [{"text": "x"}]}
 SAID = [{"role": "user", "content": "x"}]
 CHAT_ID = "64a7f92e9b4f20c5d7f1aabc"
 BODIES: dict[str, dict[str, Any]] = {
+    "/api/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
     "/completions": {"model": "alchemyst-ai/alchemyst-c1", "messages": [{"role": "user", "content": "x"}]},
     "/embeddings": {"input": "x"},
     ":generateContent": {"contents": [CONTENT]},
@@ -290,6 +291,7 @@ BODIES: dict[str, dict[str, Any]] = {
 PLACES = {
     "run_id": RUN_ID,
     "chatId": CHAT_ID,
+    "conversationId": "0192f0c1-aaaa-7bbb-8ccc-ddddeeee0001",
     "model_id": "local/small",
     "conversation_id": "conv_0192f0c1aaaa7bbb8cccddddeeee0001",
     "name": "maya",

@@ -159,6 +159,16 @@ async def test_a_new_account_is_welcomed_however_it_came() -> None:
             assert [balance["available_micros"] for balance in told["balances"]] == ["5"]
 
 
+async def test_the_account_is_told_as_sognis_sdks_ask_for_it(site: aiohttp.ClientSession) -> None:
+    status, told = await ask(site, "GET", "/v1/account/me")
+    assert (status, told) == (200, {"status": "success", "data": {"username": "default", "currentEmail": ""}})
+    _, user = await ask(site, "POST", "/v1/users", {"email": "ada@example.com", "name": "Ada"})
+    _, made = await ask(site, "POST", "/v1/keys", {"name": "hers", "user_id": user["user"]["id"]})
+    _, told = await ask(site, "GET", "/v1/account/me", credential=made["secret"])
+    assert told["data"] == {"username": "Ada", "currentEmail": "ada@example.com"}
+    assert (await ask(site, "GET", "/v1/account/me", credential="dgm_wrong-key-wrong-key"))[0] == 401
+
+
 async def login(site: aiohttp.ClientSession, path: str, body: Any) -> tuple[int, Any]:
     return await ask(site, "POST", f"/api/v1/auth/{path}", body, credential="")
 
@@ -167,7 +177,7 @@ async def test_a_login_from_its_beginning_to_its_end(site: aiohttp.ClientSession
     user = {"email": "Ada@Example.com", "password": PASSWORD, "name": "Ada", "role": "KEY_ROLE_ADMIN"}
     _, made = await ask(site, "POST", "/v1/users", user)
     status, answer = await login(site, "login", {"email": "ada@example.com", "password": PASSWORD})
-    assert (status, answer["success"], set(answer["meta"])) == (200, True, {"request_id"})
+    assert (status, answer["success"], set(answer["meta"])) == (200, True, {"request_id", "processing_time_ms"})
     first = answer["data"]
     assert set(first) == {"accessToken", "refreshToken", "expiresAt"}
     _, caller = await ask(site, "GET", "/v1/caller", credential=first["accessToken"])

@@ -233,3 +233,34 @@ async def test_the_cache_keeps_no_secret(house: House) -> None:
     kept = repr(vars(authenticator))
     assert secret not in kept
     assert "a wrong secret" not in kept
+
+
+async def test_a_welcome_that_failed_is_made_up_for() -> None:
+    store, welcomed = MemoryStore(), []
+
+    async def welcome(account_id: str) -> None:
+        welcomed.append(account_id)
+        if len(welcomed) < 3:
+            raise Unavailable("the database does not answer")
+
+    accounts = Accounts(store, welcome=welcome)
+    with pytest.raises(Unavailable):
+        await accounts.tenants.create(operator(), "Acme", "acme")
+    _, secret = await accounts.keys.create(operator(), "key", account_id="acme")
+    with pytest.raises(Unavailable):
+        await accounts.authenticate(secret)
+    for _ in range(2):
+        await Accounts(store, welcome=welcome).authenticate(secret)
+    assert welcomed == ["acme"] * 3
+
+
+async def test_accounts_of_old_are_not_welcomed() -> None:
+    store, welcomed = MemoryStore(), []
+
+    async def welcome(account_id: str) -> None:
+        welcomed.append(account_id)
+
+    accounts = Accounts(store, welcome=welcome)
+    _, secret = await accounts.keys.create(operator(), "key")
+    await accounts.authenticate(secret)
+    assert welcomed == []

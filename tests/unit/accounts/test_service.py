@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import logging
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -8,10 +11,11 @@ from hypothesis import strategies as st
 
 from dragoman.reasons import Reason
 from dragoman.v1.account_service_pb2 import KeyRole
+from dragoman_server.accounts import sweeps
 from dragoman_server.accounts.keys import LAST_TIME, operator
 from dragoman_server.accounts.service import Accounts
 from dragoman_server.caller import Caller
-from dragoman_server.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from dragoman_server.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
 from dragoman_server.ids import new_id
 from dragoman_server.store.memory import MemoryStore
 
@@ -197,3 +201,52 @@ async def test_the_log_tells_who_did_what_and_no_secret(accounts: Accounts, capl
     text = repr([vars(record) for record in caplog.records])
     for hidden in (first, secret, first[4:], secret[4:], key.secret_hash.hex(), repr(key.secret_hash)):
         assert hidden not in text
+
+
+def test_what_checks_tokens_is_imported_where_it_is_needed_and_never_on_the_loop() -> None:
+    program = """
+import asyncio, sys, threading
+from pydantic import SecretStr
+from dragoman_server.accounts.service import Accounts
+from dragoman_server.settings import AuthSettings, JwtSettings
+from dragoman_server.store.memory import MemoryStore
+
+class Witness:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jwt":
+            print(threading.current_thread() is threading.main_thread())
+
+async def main():
+    await Accounts(MemoryStore()).open()
+    print("jwt" in sys.modules)
+    jwt = JwtSettings(issuer="https://issuer.test", audience="a", hs256_secret=SecretStr("x" * 32))
+    await Accounts(MemoryStore(), AuthSettings(jwt=jwt)).open()
+    print("jwt" in sys.modules)
+
+sys.meta_path.insert(0, Witness())
+asyncio.run(main())
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.split() == ["False", "False", "True"]
+
+
+async def test_erased_users_are_swept_and_a_failed_sweep_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, asked, done = MemoryStore(), [], asyncio.Event()
+
+    async def erase_late(since: int) -> None:
+        asked.append(since)
+        if len(asked) < 3:
+            raise Unavailable("not now") if len(asked) == 1 else RuntimeError("a fault")
+        done.set()
+
+    monkeypatch.setattr(sweeps, "FIRST_AFTER", 0)
+    monkeypatch.setattr(sweeps, "EVERY", 0)
+    monkeypatch.setattr(store.identity.users, "erase_late", erase_late)
+    accounts = Accounts(store, clock=lambda: NOW)
+    accounts.start()
+    await asyncio.wait_for(done.wait(), 10)
+    await accounts.stop()
+    assert asked[:3] == [(NOW - 24 * 3600) * 1_000_000] * 3
+    count = len(asked)
+    await asyncio.sleep(0)
+    assert len(asked) == count

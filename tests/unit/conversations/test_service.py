@@ -11,6 +11,7 @@ from dragoman.v1 import conversation_service_pb2 as pb
 from dragoman.v1.message_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER
 from dragoman.v1.run_pb2 import ChatSpec, Run
 from dragoman_server.caller import Caller
+from dragoman_server.conversations import sweeps
 from dragoman_server.conversations.messages import shown, shown_message
 from dragoman_server.conversations.service import Conversations, wanted_filter
 from dragoman_server.conversations.sweeps import sweep
@@ -216,6 +217,37 @@ async def test_a_full_conversation_takes_no_more() -> None:
         await rig.service.append(ALICE, appending(made.id, "3", "4"))
     with pytest.raises(InvalidRequest, match="full"):
         await rig.service.open_turn(ALICE, chat("3", conversation_id=made.id))
+
+
+async def test_a_conversation_has_room_for_so_many_bytes() -> None:
+    rig = Rig(max_bytes=1000, max_message_bytes=600)
+    made = await rig.service.create(ALICE, creation("x" * 500))
+    assert 500 < made.byte_count < 520
+    for too_much, field in (
+        (appending(made.id, "y" * 500), "messages"),
+        (appending(made.id, "z" * 600), "messages[0]"),
+    ):
+        with pytest.raises(InvalidRequest, match="at most") as failed:
+            await rig.service.append(ALICE, too_much)
+        assert failed.value.field == field
+    with pytest.raises(InvalidRequest, match="at most 1000 bytes") as failed:
+        await rig.service.create(ALICE, creation("x" * 500, "y" * 500))
+    assert failed.value.field == "messages"
+    exported = json.loads(await rig.service.export(ALICE, made.id))
+    exported["messages"] *= 2
+    with pytest.raises(InvalidRequest, match="at most 1000 bytes"):
+        await rig.service.import_(ALICE, json.dumps(exported).encode())
+    turn = chat("y" * 500, conversation_id=made.id)
+    with pytest.raises(InvalidRequest, match="full: it may have at most 1000 bytes") as failed:
+        await rig.service.open_turn(ALICE, turn)
+    assert failed.value.field == "spec.chat.conversation_id"
+    with pytest.raises(InvalidRequest, match="too large") as failed:
+        await rig.service.open_turn(ALICE, chat("a", "z" * 600, conversation_id=made.id))
+    assert failed.value.field == "spec.chat.messages[1]"
+    answered = await rig.service.open_turn(ALICE, chat("b", conversation_id=made.id))
+    await answered.close(a_run("c" * 700))  # what was answered is kept
+    with pytest.raises(InvalidRequest, match="full"):
+        await rig.service.open_turn(ALICE, chat("b", conversation_id=made.id))
 
 
 async def test_forks(rig: Rig) -> None:
@@ -525,3 +557,27 @@ async def test_starting_and_stopping(rig: Rig) -> None:
     rig.service.start()
     await rig.service.stop()
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_sweeps_run_by_themselves_and_survive_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(purge_after_days=0)
+    made = await rig.service.create(ALICE, creation("x"))
+    await rig.service.delete(ALICE, made.id)
+    rig.clock.now += 1
+    find, calls = rig.store.deleted_before, []
+
+    async def flaky(time: int, *, limit: int) -> Any:
+        calls.append(time)
+        if len(calls) < 3:
+            raise Unavailable("not now") if len(calls) == 1 else RuntimeError("a fault")
+        return await find(time, limit=limit)
+
+    monkeypatch.setattr(rig.store, "deleted_before", flaky)
+    monkeypatch.setattr(sweeps, "FIRST_AFTER", 0)
+    monkeypatch.setattr(sweeps, "EVERY", 0)
+    rig.service.start()
+    async with asyncio.timeout(10):
+        while await rig.store.get(made.owner, made.id) is not None:
+            await asyncio.sleep(0)
+    await rig.service.stop()
+    assert len(calls) >= 3

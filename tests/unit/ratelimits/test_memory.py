@@ -37,6 +37,22 @@ def test_a_window_of_a_minute_begins_with_the_first_request() -> None:
     assert (state.request_limit, state.requests_remaining) == (2, 1)
 
 
+def test_asking_what_is_left_counts_nothing() -> None:
+    time = Time()
+    counters = MemoryCounters(time)
+    key = subject(requests=2, tokens=10)
+    assert counters.peek((key,)).requests == (2, 2, 0.0)
+    assert len(counters) == 0
+    slot = counters.admit((key,))
+    slot.end(4)
+    time.now += 20
+    for _ in range(3):
+        left = counters.peek((key, subject(requests=9, scope="account")))
+        assert (left.requests, left.tokens) == ((2, 1, 40.0), (10, 6, 40.0))
+    time.now += 40
+    assert counters.peek((key,)).requests == (2, 2, 0.0)
+
+
 def test_a_refusal_says_whose_limit_it_was_and_when_to_come_back() -> None:
     time = Time()
     counters = MemoryCounters(time)

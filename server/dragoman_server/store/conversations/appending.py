@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dragoman_server.store.conversations.records import Append, Appended, ConversationRecord, MessageRecord
 
-_MOVED = ("head_message_id", "message_count", "title", "words", "version", "update_time")
+_MOVED = ("head_message_id", "message_count", "byte_count", "title", "words", "version", "update_time")
 _MOVE = (
     update(conversations)
     .where(conversations.c.id == bindparam("of_id"))

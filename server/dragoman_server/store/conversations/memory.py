@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragoman_server.errors import Conflict, NotFound
 from dragoman_server.store.conversations.records import Owner
-from dragoman_server.store.conversations.rules import appended, place, repeated
+from dragoman_server.store.conversations.rules import appended, begun, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,34 +21,37 @@ if TYPE_CHECKING:
         MessageRecord,
         NewMessage,
     )
-    from dragoman_server.store.identity.records import AccountStore
+    from dragoman_server.store.identity.memory import MemoryIdentity
+    from dragoman_server.store.identity.records import AuditRecord
 
 
 class MemoryConversations:
     """The conversations; see `ConversationStore`."""
 
-    def __init__(self, accounts: AccountStore) -> None:
-        self._accounts = accounts
+    def __init__(self, identity: MemoryIdentity) -> None:
+        self._identity = identity
         self._conversations: dict[str, ConversationRecord] = {}
-        self._short_ids: dict[tuple[str, str], str] = {}
+        self._short_ids: dict[tuple[Owner, str], str] = {}
         self._made: dict[tuple[str, str], str] = {}  # conversations by the names of the requests that made them
         self._messages: dict[str, MessageRecord] = {}
         self._requests: dict[tuple[str, str], list[MessageRecord]] = {}  # what was appended under a name
 
-    async def create(self, conversation: ConversationRecord, first: Sequence[NewMessage]) -> ConversationRecord:
+    async def create(
+        self, conversation: ConversationRecord, first: Sequence[NewMessage], audit: AuditRecord | None = None
+    ) -> ConversationRecord:
         """Does what `ConversationStore.create` says."""
         account_id, request_key = conversation.account_id, conversation.request_key
-        if await self._accounts.get(account_id) is None:
+        if await self._identity.accounts.get(account_id) is None:
             raise NotFound(f"account {account_id!r} does not exist")
         if request_key is not None and (made := self._made.get((account_id, request_key))) is not None:
             return self._conversations[made]
-        if (account_id, conversation.short_id) in self._short_ids:
+        if (conversation.owner, conversation.short_id) in self._short_ids:
             raise Conflict(f"the short id {conversation.short_id!r} is taken", field="short_id")
-        placed = place(conversation, first)
-        if placed:
-            conversation = replace(conversation, head_message_id=placed[-1].id, message_count=len(placed))
+        conversation, placed = begun(conversation, first)
         self._messages |= {message.id: message for message in placed}
         self._add(conversation)
+        if audit is not None:
+            self._identity.keep_audit(audit)
         return conversation
 
     async def get(self, owner: Owner, name: str) -> ConversationRecord | None:
@@ -98,7 +101,9 @@ class MemoryConversations:
             return None
         wanted = message_id or origin.head_message_id
         upwards = self._upwards(origin.head_message_id)
-        made = make(origin, next((one for one in upwards if wanted in (one.id, one.client_id)), None))
+        at = next((one for one in upwards if wanted in (one.id, one.client_id)), None)
+        size = sum(one.size for one in self._upwards(None if at is None else at.id))
+        made = replace(make(origin, at), byte_count=size)
         self._add(made)
         return made
 
@@ -109,13 +114,21 @@ class MemoryConversations:
         found = [one for one in self._upwards(head_id) if one.account_id == account_id and one.depth > after]
         return found[::-1][:limit]
 
-    async def purge(self, owner: Owner, name: str, check: Callable[[ConversationRecord], None]) -> bool:
+    async def purge(
+        self,
+        owner: Owner,
+        name: str,
+        check: Callable[[ConversationRecord], None],
+        audit: AuditRecord | None = None,
+    ) -> bool:
         """Does what `ConversationStore.purge` says."""
         found = self._find(owner, name)
         if found is None:
             return False
         check(found)
         self._purge(found)
+        if audit is not None:
+            self._identity.keep_audit(audit)
         return True
 
     async def owners(self, account_id: str) -> list[Owner]:
@@ -155,12 +168,12 @@ class MemoryConversations:
 
     def _add(self, conversation: ConversationRecord) -> None:
         self._conversations[conversation.id] = conversation
-        self._short_ids[conversation.account_id, conversation.short_id] = conversation.id
+        self._short_ids[conversation.owner, conversation.short_id] = conversation.id
         if conversation.request_key is not None:
             self._made[conversation.account_id, conversation.request_key] = conversation.id
 
     def _find(self, owner: Owner, name: str) -> ConversationRecord | None:
-        found = self._conversations.get(self._short_ids.get((owner.account_id, name), name))
+        found = self._conversations.get(self._short_ids.get((owner, name), name))
         return found if found is not None and found.owner == owner else None
 
     def _append(self, append: Append) -> Appended:
@@ -200,7 +213,7 @@ class MemoryConversations:
 
     def _purge(self, conversation: ConversationRecord) -> None:
         del self._conversations[conversation.id]
-        del self._short_ids[conversation.account_id, conversation.short_id]
+        del self._short_ids[conversation.owner, conversation.short_id]
         if conversation.request_key is not None:
             del self._made[conversation.account_id, conversation.request_key]
         tree = conversation.tree_id

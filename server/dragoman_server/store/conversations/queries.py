@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, delete, exists, or_, select, tuple_
+from sqlalchemy import and_, case, delete, func, or_, select, tuple_
 
 from dragoman_server.store.conversations.records import ConversationRecord, MessageRecord
 from dragoman_server.store.tables import conversations, messages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from sqlalchemy import CTE, ColumnElement, Delete, Select
@@ -52,7 +53,8 @@ def page(owner: Owner, wanted: Filter, limit: int, before: tuple[int, str] | Non
         conditions.append(c.source == wanted.source)
     if before is not None:
         conditions.append(tuple_(c.update_time, c.id) < before)
-    conditions += [or_(c.words.contains(word, autoescape=True), _said(word)) for word in wanted.words]
+    if wanted.words:
+        conditions.append(_has(wanted.words))
     return CONVERSATIONS.where(*conditions).order_by(c.update_time.desc(), c.id.desc()).limit(limit)
 
 
@@ -61,6 +63,13 @@ def chain(account_id: str, head_id: str, after: int = -1, limit: int | None = No
     links = _links(and_(messages.c.id == head_id, messages.c.account_id == account_id), after)
     statement = MESSAGES.join(links, links.c.id == messages.c.id).where(messages.c.depth > after)
     return statement.order_by(messages.c.depth).limit(limit)
+
+
+def size(account_id: str, head_id: str) -> Select[Any]:
+    """Selects how much the messages take that end with a head; see `NewMessage.size`."""
+    links = _links(and_(messages.c.id == head_id, messages.c.account_id == account_id))
+    total = func.sum(func.length(messages.c.body) + func.length(messages.c.details))
+    return select(total).select_from(links).join(messages, links.c.id == messages.c.id)
 
 
 def in_chain(account_id: str, head_id: str | None, message_id: str | None) -> Select[Any]:
@@ -86,11 +95,13 @@ def _owned(owner: Owner) -> ColumnElement[bool]:
     return and_(conversations.c.account_id == owner.account_id, conversations.c.user_id == owner.user_id)
 
 
-def _said(word: str) -> ColumnElement[bool]:
-    """Whether a message of the conversation has a word."""
+def _has(words: Sequence[str]) -> ColumnElement[bool]:
+    """Whether the title or the messages of the conversation have all words. The chain is walked once at most."""
+    titled = [conversations.c.words.contains(word, autoescape=True) for word in words]
+    said = [func.max(case((messages.c.words.contains(word, autoescape=True), 1), else_=0)) == 1 for word in words]
     links = _links(messages.c.id == conversations.c.head_message_id, nested=True)
-    found = select(links.c.id).join(messages, messages.c.id == links.c.id)
-    return exists(found.where(messages.c.words.contains(word, autoescape=True)).correlate(conversations))
+    every = select(and_(*map(or_, titled, said))).select_from(links).join(messages, messages.c.id == links.c.id)
+    return or_(and_(*titled), every.correlate(conversations).scalar_subquery())
 
 
 def _links(start: ColumnElement[bool], after: int = -1, *, distinct: bool = False, nested: bool = False) -> CTE:

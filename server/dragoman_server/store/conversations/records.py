@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from dragoman_server.store.identity.records import AuditRecord
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -37,6 +39,7 @@ class ConversationRecord:
 
     Attributes:
         tree_id: The tree that its messages are in: the id of the conversation that the tree began with.
+        byte_count: How much its messages take: the sum of their sizes.
         words: Its title as searches compare it.
         labels: A `dragoman.v1.Conversation` with nothing but labels; None for none.
         version: Grows by 1 with every change.
@@ -51,6 +54,7 @@ class ConversationRecord:
     tree_id: str
     head_message_id: str | None = None
     message_count: int = 0
+    byte_count: int = 0
     title: str = ""
     words: str = ""
     pinned: bool = False
@@ -93,6 +97,11 @@ class NewMessage:
     client_id: str | None = None
     create_time: int
 
+    @property
+    def size(self) -> int:
+        """The bytes of its body, and the characters of its details."""
+        return len(self.body) + len(self.details)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRecord(NewMessage):
@@ -126,6 +135,7 @@ class Append:
         version: The version that it must have, if any.
         request_key: Names the request, if it has a name. What was appended under it is not appended again.
         max_messages: Most messages that it may have then; 0 means no bound.
+        max_bytes: Most bytes that they may have together; 0 means no bound.
         even_deleted: Whether a deleted conversation takes them too; client ids that are taken are then left out.
     """
 
@@ -137,6 +147,7 @@ class Append:
     version: int | None = None
     request_key: str | None = None
     max_messages: int = 0
+    max_bytes: int = 0
     even_deleted: bool = False
 
 
@@ -179,15 +190,18 @@ class ConversationStore(Protocol):
     answer.
     """
 
-    async def create(self, conversation: ConversationRecord, messages: Sequence[NewMessage]) -> ConversationRecord:
+    async def create(
+        self, conversation: ConversationRecord, messages: Sequence[NewMessage], audit: AuditRecord | None = None
+    ) -> ConversationRecord:
         """Keeps a new conversation with its first messages; returns it, or the one that its request made before.
 
         Args:
             conversation: The conversation, without messages.
             messages: Its first messages.
+            audit: Tells of it, if an administrator made it.
 
         Raises:
-            Conflict: If the account has its short id already.
+            Conflict: If its owner has its short id already.
             NotFound: If the account does not exist.
         """
 
@@ -214,7 +228,7 @@ class ConversationStore(Protocol):
             NotFound: If there is no such conversation.
             Conflict: If its version is another one, or it has a message with one of the client's ids.
             IdempotencyConflict: If the request's name was used for other messages.
-            InvalidRequest: If it would have too many messages.
+            InvalidRequest: If it would have too many messages, or too large ones.
         """
 
     async def fork(
@@ -238,8 +252,21 @@ class ConversationStore(Protocol):
     ) -> list[MessageRecord]:
         """Returns the messages that end with a head, oldest first, beginning behind the depth `after`."""
 
-    async def purge(self, owner: Owner, name: str, check: Callable[[ConversationRecord], None]) -> bool:
-        """Deletes a conversation for good, with the messages that no other conversation has; whether there was one."""
+    async def purge(
+        self,
+        owner: Owner,
+        name: str,
+        check: Callable[[ConversationRecord], None],
+        audit: AuditRecord | None = None,
+    ) -> bool:
+        """Deletes a conversation for good, with the messages that no other conversation has; whether there was one.
+
+        Args:
+            owner: Whose it is.
+            name: The conversation.
+            check: Sees it before; it may refuse.
+            audit: Tells of it, if an administrator purges it.
+        """
 
     async def owners(self, account_id: str) -> list[Owner]:
         """Returns all who have conversations in an account."""

@@ -28,7 +28,7 @@ def appended(append: Append, conversation: ConversationRecord | None, taken: Col
     Raises:
         NotFound: If there is no such conversation, or it is deleted.
         Conflict: If its version is another one, or a client id is taken, unless even a deleted one takes the messages.
-        InvalidRequest: If it would have too many messages.
+        InvalidRequest: If it would have too many messages, or too large ones.
     """
     if conversation is None or (conversation.delete_time is not None and not append.even_deleted):
         raise NotFound(f"conversation {append.conversation_id!r} does not exist", field="conversation_id")
@@ -39,6 +39,9 @@ def appended(append: Append, conversation: ConversationRecord | None, taken: Col
     count = conversation.message_count + len(append.messages)
     if 0 < append.max_messages < count:
         raise InvalidRequest(f"a conversation may have at most {append.max_messages} messages", field="messages")
+    size = conversation.byte_count + sum(message.size for message in append.messages)
+    if 0 < append.max_bytes < size:
+        raise InvalidRequest(f"a conversation may have at most {append.max_bytes} bytes", field="messages")
     messages = [replace(one, client_id=None) if one.client_id in taken else one for one in append.messages]
     placed = place(conversation, messages, append.request_key)
     titled = not conversation.title and bool(append.title)
@@ -47,6 +50,7 @@ def appended(append: Append, conversation: ConversationRecord | None, taken: Col
             conversation,
             head_message_id=placed[-1].id if placed else conversation.head_message_id,
             message_count=count,
+            byte_count=size,
             title=append.title if titled else conversation.title,
             words=fold(append.title) if titled else conversation.words,
             version=conversation.version + 1,
@@ -55,6 +59,17 @@ def appended(append: Append, conversation: ConversationRecord | None, taken: Col
         placed,
         titled,
     )
+
+
+def begun(
+    conversation: ConversationRecord, first: Sequence[NewMessage]
+) -> tuple[ConversationRecord, list[MessageRecord]]:
+    """Returns a new conversation with its first messages, and those in their places."""
+    placed = place(conversation, first)
+    if not placed:
+        return conversation, placed
+    size = sum(message.size for message in placed)
+    return replace(conversation, head_message_id=placed[-1].id, message_count=len(placed), byte_count=size), placed
 
 
 def place(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,12 @@ from dragoman_server.errors import Conflict, NotFound
 from dragoman_server.store.conversations import queries
 from dragoman_server.store.conversations.appending import append_group
 from dragoman_server.store.conversations.records import Owner
-from dragoman_server.store.conversations.rules import place
+from dragoman_server.store.conversations.rules import begun
 from dragoman_server.store.groups import Groups
+from dragoman_server.store.sql import keep_audit
 from dragoman_server.store.tables import accounts, conversations, messages
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
         NewMessage,
     )
     from dragoman_server.store.database import Database
+    from dragoman_server.store.identity.records import AuditRecord
 
+SEARCHES = 2
+"""Most searches at a time. They may read everything that somebody ever said, and others need connections too."""
 _EDITABLE = ("title", "words", "pinned", "version", "update_time", "delete_time")
 
 
@@ -41,17 +46,20 @@ class SqlConversations:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._appends = Groups(self._append_group)
+        self._searches = asyncio.Semaphore(SEARCHES)
 
-    async def create(self, conversation: ConversationRecord, first: Sequence[NewMessage]) -> ConversationRecord:
+    async def create(
+        self, conversation: ConversationRecord, first: Sequence[NewMessage], audit: AuditRecord | None = None
+    ) -> ConversationRecord:
         """Does what `ConversationStore.create` says."""
-        placed = place(conversation, first)
-        if placed:
-            conversation = replace(conversation, head_message_id=placed[-1].id, message_count=len(placed))
+        conversation, placed = begun(conversation, first)
         try:
             async with self._database.write() as connection:
                 await connection.execute(insert(conversations), asdict(conversation))
                 if placed:
                     await connection.execute(insert(messages), [asdict(message) for message in placed])
+                if audit is not None:
+                    await keep_audit(connection, audit)
                 return conversation
         except IntegrityError:
             return await self._existing(conversation)
@@ -65,7 +73,7 @@ class SqlConversations:
         self, owner: Owner, wanted: Filter, *, limit: int, before: tuple[int, str] | None = None
     ) -> list[ConversationRecord]:
         """Does what `ConversationStore.page` says."""
-        async with self._database.read() as connection:
+        async with self._searches if wanted.words else nullcontext(), self._database.read() as connection:
             return await queries.conversations_of(connection, queries.page(owner, wanted, limit, before))
 
     async def change(
@@ -100,7 +108,11 @@ class SqlConversations:
                 return None
             wanted = queries.in_chain(origin.account_id, origin.head_message_id, message_id or origin.head_message_id)
             found = await queries.messages_of(connection, wanted)
-            made = make(origin, found[0] if found else None)
+            at = found[0] if found else None
+            made = make(origin, at)
+            if at is not None:
+                size = await connection.execute(queries.size(made.account_id, at.id))
+                made = replace(made, byte_count=size.scalar_one())
             await connection.execute(insert(conversations), asdict(made))
             return made
 
@@ -113,7 +125,13 @@ class SqlConversations:
         async with self._database.read() as connection:
             return await queries.messages_of(connection, queries.chain(account_id, head_id, after, limit))
 
-    async def purge(self, owner: Owner, name: str, check: Callable[[ConversationRecord], None]) -> bool:
+    async def purge(
+        self,
+        owner: Owner,
+        name: str,
+        check: Callable[[ConversationRecord], None],
+        audit: AuditRecord | None = None,
+    ) -> bool:
         """Does what `ConversationStore.purge` says."""
         async with self._database.write() as connection:
             found = await queries.find(connection, owner, name)
@@ -129,6 +147,8 @@ class SqlConversations:
             check(found)
             await connection.execute(delete(conversations).where(conversations.c.id == found.id))
             await connection.execute(queries.prune(found.account_id, found.tree_id))
+            if audit is not None:
+                await keep_audit(connection, audit)
             return True
 
     async def owners(self, account_id: str) -> list[Owner]:
@@ -161,7 +181,7 @@ class SqlConversations:
         """Tells why a conversation could not be kept: its request came before, or its short id is taken.
 
         Raises:
-            Conflict: If the account has its short id already.
+            Conflict: If its owner has its short id already.
             NotFound: If the account does not exist.
         """
         mine = conversations.c.account_id == wanted.account_id

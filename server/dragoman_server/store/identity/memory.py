@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dragoman_server.caller import DEFAULT_ACCOUNT
 from dragoman_server.errors import Conflict, NotFound
-from dragoman_server.store.identity.records import AccountRecord, KeyRecord, Standing, UserRecord
+from dragoman_server.store.identity.records import USER_DELETED, AccountRecord, KeyRecord, Standing, UserRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -123,6 +123,11 @@ class MemoryAccounts:
         self._rows.audit.append(audit)
         return changed
 
+    async def welcomed(self, account_id: str) -> None:
+        """Does what `AccountStore.welcomed` says."""
+        if (account := self._rows.accounts.get(account_id)) is not None:
+            self._rows.accounts[account_id] = replace(account, welcome_due=False)
+
     async def erase(self, account_id: str, audit: AuditRecord) -> bool:
         """Does what `AccountStore.erase` says."""
         rows = self._rows
@@ -224,6 +229,12 @@ class MemoryUsers:
         self._rows.erase_others(account_id, user_id)
         self._rows.audit.append(audit)
         return True
+
+    async def erase_late(self, since: int) -> None:
+        """Does what `UserStore.erase_late` says."""
+        for entry in self._rows.audit:
+            if entry.action == USER_DELETED and entry.create_time >= since:
+                self._rows.erase_others(entry.account_id, entry.target)
 
 
 class MemoryKeys:

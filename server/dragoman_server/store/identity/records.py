@@ -20,6 +20,10 @@ Position = tuple[int, str]
 """Behind what a page begins: time of creation and id of the last row of the page before."""
 
 
+USER_DELETED = "user.delete"
+"""The action of the entry that tells of an erased user."""
+
+
 @dataclass(frozen=True, slots=True)
 class AccountRecord:
     """An account as it is stored.
@@ -32,6 +36,7 @@ class AccountRecord:
         plan_start_time: From when the months of the plan are counted.
         disabled: Whether its calls are refused.
         limits: Its own limits, if it has some.
+        welcome_due: Whether what new accounts get is still to come.
     """
 
     id: str
@@ -41,6 +46,7 @@ class AccountRecord:
     plan_start_time: int | None = None
     disabled: bool = False
     limits: RateLimits | None = None
+    welcome_due: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +185,9 @@ class AccountStore(Protocol):
     async def update(self, account_id: str, changes: Mapping[str, object], audit: AuditRecord) -> AccountRecord | None:
         """Changes attributes of an account and returns it; None if there is none."""
 
+    async def welcomed(self, account_id: str) -> None:
+        """Notes that an account has got what new accounts get. Repeatable."""
+
     async def erase(self, account_id: str, audit: AuditRecord) -> bool:
         """Erases an account and every row of it, but for its audit entries; returns whether there was one."""
 
@@ -241,6 +250,12 @@ class UserStore(Protocol):
 
         Returns:
             Whether the account had such a user.
+        """
+
+    async def erase_late(self, since: int) -> None:
+        """Erases what users of all accounts who were erased since a time have left behind them. For sweeps.
+
+        Calls that were under way, or servers that had not heard of it, may have written something since.
         """
 
 

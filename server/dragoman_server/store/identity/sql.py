@@ -78,6 +78,11 @@ class SqlAccounts:
                 await keep_audit(connection, audit)
             return account
 
+    async def welcomed(self, account_id: str) -> None:
+        """Does what `AccountStore.welcomed` says."""
+        async with self._database.write() as connection:
+            await connection.execute(update(accounts).where(accounts.c.id == account_id).values(welcome_due=False))
+
     async def erase(self, account_id: str, audit: AuditRecord) -> bool:
         """Does what `AccountStore.erase` says."""
         async with self._database.write() as connection:

@@ -50,7 +50,7 @@ class SqlKeys:
                 raise NotFound(f"account {key.account_id!r} does not exist")
             if key.user_id is not None:
                 user = select(users.c.id).where(users.c.account_id == key.account_id, users.c.id == key.user_id)
-                if (await connection.execute(user)).first() is None:
+                if (await connection.execute(user.with_for_update(read=True))).first() is None:  # who erases it waits
                     raise NotFound(f"user {key.user_id!r} does not exist")
             added = (await connection.execute(statement)).first() is not None
             if added and audit is not None:

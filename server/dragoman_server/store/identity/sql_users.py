@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, select, tuple_, update
 
 from dragoman_server.errors import Conflict, NotFound
-from dragoman_server.store.erasure import erase_user
-from dragoman_server.store.identity.records import LoginRecord, UserRecord
+from dragoman_server.store.erasure import erase_traces, erase_user
+from dragoman_server.store.identity.records import USER_DELETED, LoginRecord, UserRecord
 from dragoman_server.store.sql import insert_new, keep_audit
-from dragoman_server.store.tables import accounts, logins, users
+from dragoman_server.store.tables import accounts, audit_entries, logins, users
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,6 +93,16 @@ class SqlUsers:
                 return False
             await keep_audit(connection, audit)
             return True
+
+    async def erase_late(self, since: int) -> None:
+        """Does what `UserStore.erase_late` says."""
+        c = audit_entries.c
+        erased = select(c.account_id, c.target).where(c.action == USER_DELETED, c.create_time >= since)
+        async with self._database.read() as connection:
+            found = (await connection.execute(erased)).all()
+        for account_id, user_id in found:
+            async with self._database.write() as connection:
+                await erase_traces(connection, account_id, user_id)
 
 
 class SqlLogins:

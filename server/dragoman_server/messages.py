@@ -16,7 +16,7 @@ INLINE_KINDS = frozenset({"image", "audio", "file"})
 
 
 def check_message(message: Message, number: int, path: str = "spec.chat.messages[{}]") -> bool:
-    """Checks a message; returns whether there may be images in it.
+    """Checks a message; returns whether there may be more than text in it: an image, audio or a file.
 
     Args:
         message: The message.
@@ -26,7 +26,7 @@ def check_message(message: Message, number: int, path: str = "spec.chat.messages
     Raises:
         InvalidRequest: If a rule is broken; `field` names where.
     """
-    has_images = False
+    has_media = False
     role = message.role
     if role not in ROLES:
         raise _invalid(f"{path.format(number)}.role", "is missing or unknown")
@@ -42,10 +42,10 @@ def check_message(message: Message, number: int, path: str = "spec.chat.messages
         if (kind == "tool_result") != (role == ROLE_TOOL):
             raise _invalid(where, "must be a tool result in a tool message, and only there")
         _check_part(part, kind, where)
-        has_images |= kind in ("image", "file", "tool_result")
+        has_media |= kind in INLINE_KINDS or kind == "tool_result"
     if role == ROLE_TOOL and not any(part.HasField("tool_result") for part in message.parts):
         raise _invalid(f"{path.format(number)}.parts", "needs a tool result in a tool message")
-    return has_images
+    return has_media
 
 
 def _check_part(part: Part, kind: str, where: str) -> None:

@@ -1,8 +1,13 @@
-"""What dialects write into streams that are read line by line."""
+"""Texts, as dialects read them from messages and write them into streams that are read line by line."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import orjson
+
+if TYPE_CHECKING:
+    from dragoman.v1.message_pb2 import Message
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 """The media type of server-sent events."""
@@ -11,6 +16,11 @@ PING = b": ping\n"
 """A comment. One newline only: clients that saw an `id:` take a blank line after it for an empty event, and choke."""
 
 _dumps = orjson.dumps
+
+
+def said_in(message: Message) -> str:
+    """Returns what a message says in words, a refusal included."""
+    return "".join(part.text.text or part.refusal.text for part in message.parts)
 
 
 def quoted(text: str) -> bytes:

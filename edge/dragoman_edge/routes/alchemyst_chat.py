@@ -8,7 +8,7 @@ from dragoman.reasons import Reason
 from dragoman.v1.conversation_service_pb2 import GetConversationRequest
 from dragoman_edge.body import read_json_object
 from dragoman_edge.calls import answer_of
-from dragoman_edge.dialects.alchemyst.answer import AnswerOptions, render_direct, render_generated, said_in
+from dragoman_edge.dialects.alchemyst.answer import AnswerOptions, render_direct, render_generated
 from dragoman_edge.dialects.alchemyst.chat_errors import field_of
 from dragoman_edge.dialects.alchemyst.render import ChatStreamRenderer
 from dragoman_edge.dialects.alchemyst.request import check_direct, check_generate
@@ -22,6 +22,7 @@ from dragoman_edge.dialects.alchemyst.to_proto import (
 )
 from dragoman_edge.dialects.dialect import Generation
 from dragoman_edge.dialects.registry import ALCHEMYST_CHAT
+from dragoman_edge.dialects.text import said_in
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.http.response import Response
 from dragoman_edge.routes.beginnings import begin, discard, generate_first

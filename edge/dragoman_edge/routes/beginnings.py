@@ -14,7 +14,7 @@ from dragoman.v1.conversation_service_pb2 import (
     ListMessagesRequest,
 )
 from dragoman_edge.calls import answer_of
-from dragoman_edge.dialects.alchemyst.answer import said_in
+from dragoman_edge.dialects.text import said_in
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.routes.generation import generate, outlives_client
 

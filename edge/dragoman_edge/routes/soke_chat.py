@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from dragoman.credentials import looks_like_token
 from dragoman_edge.auth import credential_of
 from dragoman_edge.body import read_json_object
-from dragoman_edge.dialects.alchemyst.answer import said_in
 from dragoman_edge.dialects.dialect import Generation
 from dragoman_edge.dialects.soke.answer import options_of, render_completion
 from dragoman_edge.dialects.soke.errors import field_of
@@ -16,6 +15,7 @@ from dragoman_edge.dialects.soke.ids import conversation_of, guid_of
 from dragoman_edge.dialects.soke.render import StreamRenderer
 from dragoman_edge.dialects.soke.request import check_chat
 from dragoman_edge.dialects.soke.to_proto import creation_of, fill_chat
+from dragoman_edge.dialects.text import said_in
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.routes.beginnings import begin, discard, generate_first
 from dragoman_edge.routes.generation import CONVERSATION, PARAMETERS, generate

@@ -186,7 +186,9 @@ class Gate:
             or chat.context
         )
 
-    async def admit(self, caller: Caller, chat: ChatSpec, run_id: str, *, incremental: bool) -> Admission:
+    async def admit(
+        self, caller: Caller, chat: ChatSpec, run_id: str, *, incremental: bool, has_media: bool
+    ) -> Admission:
         """Returns what the request is given.
 
         Args:
@@ -194,6 +196,7 @@ class Gate:
             chat: What is to be executed.
             run_id: The id of the run that it is to become.
             incremental: Whether the answer comes piece by piece, so that more can be reserved while it grows.
+            has_media: Whether there may be more than text in it.
 
         Raises:
             RateLimited: If the caller asks for too much.
@@ -212,7 +215,8 @@ class Gate:
             admission.route = self._catalog.route(chat, caller.grants)
             admission.chat = self._catalog.settle(admission.route, chat)
             if domains.credits is not None and domains.credits.enabled:
-                await self._reserve(domains.credits, admission, caller, run_id, incremental)
+                tokens = prompt_tokens(admission.chat, has_media=has_media or admission.turn is not None)
+                await self._reserve(domains.credits, admission, caller, run_id, tokens, incremental=incremental)
         except BaseException:
             admission.withdraw()
             raise
@@ -237,7 +241,14 @@ class Gate:
         return chat
 
     async def _reserve(
-        self, credits: Credits, admission: Admission, caller: Caller, run_id: str, incremental: bool
+        self,
+        credits: Credits,
+        admission: Admission,
+        caller: Caller,
+        run_id: str,
+        input_tokens: int,
+        *,
+        incremental: bool,
     ) -> None:
         chat = admission.chat
         asked = chat.sampling.max_output_tokens or self._catalog.output_limit(admission.route)
@@ -248,7 +259,7 @@ class Gate:
             operation=OPERATION,
             model=admission.route.model_id,
             token_type=chat.token_type,
-            input_tokens=prompt_tokens(chat),
+            input_tokens=input_tokens,
             output_tokens=asked,
             choices=chat.sampling.choice_count or 1,
         )

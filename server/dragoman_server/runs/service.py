@@ -147,8 +147,9 @@ class Runs:
         try:
             self._check_room()
             run_id = new_id("run")
+            incremental = options.incremental or key is not None
             admission = await self._gate.admit(
-                caller, spec.chat, run_id, incremental=options.incremental or key is not None
+                caller, spec.chat, run_id, incremental=incremental, has_media=findings.has_media
             )
             if options.time_remaining is not None:
                 waited = asyncio.get_running_loop().time() - asked
@@ -181,7 +182,7 @@ class Runs:
             admission: What the request was given.
             findings: What was seen of it, if it was checked already.
         """
-        plain, has_images = findings or check_request(spec, options.request_id)
+        plain, has_media = findings or check_request(spec, options.request_id)
         key = _key_of(caller, options)
         fingerprint = b""
         if key is not None:
@@ -194,7 +195,7 @@ class Runs:
             chat = self._catalog.settle(route, spec.chat)
         else:
             route, chat = admission.route, admission.chat
-        if has_images or (admission is not None and admission.turn is not None):
+        if has_media or (admission is not None and admission.turn is not None):
             check_images(chat.messages, self._vision, remote=self._catalog.takes_addresses(route))
         if plain and not options.request_id:
             policy, detach_ttl = options.default_policy, 0.0

@@ -84,11 +84,16 @@ def _tokens(characters: int) -> int:
     return -(-characters // CHARACTERS_PER_TOKEN)
 
 
-def prompt_tokens(spec: ChatSpec) -> int:
+def prompt_tokens(spec: ChatSpec, *, has_media: bool = True) -> int:
     """Returns how many tokens a prompt has at most, as far as that can be told without its model's tokenizer.
 
-    It counts a token for every three bytes of text, where English has one for four characters and most scripts one for
-    a character or less, and what wraps each message. What is no text is counted at what common models ask at most.
+    It counts a token for every three bytes, where English has one for four characters and most scripts one for a
+    character or less, and what wraps each message. Images, audio and files are counted at what common models ask at
+    most.
+
+    Args:
+        spec: The request.
+        has_media: Whether there may be any of those.
     """
     messages = spec.messages[:]
     tokens = len(messages) * _TOKENS_PER_MESSAGE
@@ -96,11 +101,12 @@ def prompt_tokens(spec: ChatSpec) -> int:
     if spec.context or spec.tools or spec.HasField("response_format"):
         size += sum(len(text.encode()) for text in spec.context)
         size += sum(tool.ByteSize() for tool in spec.tools) + spec.response_format.ByteSize()
-    for message in messages:
-        for part in message.parts[:]:
-            if (kind := part.WhichOneof("kind")) in _INLINE_TOKENS:
-                tokens += _INLINE_TOKENS[kind]
-                size -= part.ByteSize()
+    if has_media:
+        for message in messages:
+            for part in message.parts[:]:
+                if (kind := part.WhichOneof("kind")) in _INLINE_TOKENS:
+                    tokens += _INLINE_TOKENS[kind]
+                    size -= part.ByteSize()
     return tokens + -(-size // _BYTES_PER_TOKEN)
 
 

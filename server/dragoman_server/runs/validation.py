@@ -37,11 +37,11 @@ class Findings(NamedTuple):
 
     Attributes:
         plain: Whether the spec says nothing beyond what is to be executed.
-        has_images: Whether there may be images in the conversation.
+        has_media: Whether there may be images, audio or files in the conversation.
     """
 
     plain: bool
-    has_images: bool
+    has_media: bool
 
 
 def check_request(spec: RunSpec, request_id: str) -> Findings:
@@ -87,13 +87,13 @@ def _check_lifetime(spec: RunSpec) -> None:
 
 
 def _check_chat(chat: ChatSpec) -> bool:
-    """Checks a conversation; returns whether there may be images in it."""
+    """Checks a conversation; returns whether there may be images, audio or files in it."""
     messages = chat.messages[:]
     if not messages:
         raise _invalid("spec.chat.messages", "is empty: a conversation needs at least one message")
-    has_images = False
+    has_media = False
     for number, message in enumerate(messages):
-        has_images |= check_message(message, number)
+        has_media |= check_message(message, number)
     for descriptor, value in chat.ListFields():
         if descriptor in _SIMPLE:
             continue
@@ -101,7 +101,7 @@ def _check_chat(chat: ChatSpec) -> bool:
             check(chat)
         elif descriptor.name in CARRIED_JSON:
             _check_json_object(f"spec.chat.{descriptor.name}", value)
-    return has_images
+    return has_media
 
 
 def _check_modalities(chat: ChatSpec) -> None:

@@ -9,10 +9,10 @@ import orjson
 from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FinishReason
 from dragoman_edge.calls import raise_unless_completed
+from dragoman_edge.dialects.text import said_in
 from dragoman_edge.errors import EdgeError
 
 if TYPE_CHECKING:
-    from dragoman.v1.message_pb2 import Message
     from dragoman.v1.run_pb2 import Run
 
 NO_RESEARCH: dict[str, Any] = {"searchResults": []}
@@ -97,11 +97,6 @@ def render_direct(run: Run, options: AnswerOptions) -> bytes:
     taken = run.end_time.ToMilliseconds() - run.create_time.ToMilliseconds()
     result = {"message": text, "persona": options.persona}
     return orjson.dumps({"result": result, "metadata": {"timeTaken": max(taken, 0)}})
-
-
-def said_in(message: Message) -> str:
-    """Returns what a message says in words, a refusal included."""
-    return "".join(part.text.text or part.refusal.text for part in message.parts)
 
 
 def no_answer(run_id: str) -> EdgeError:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dragoman.v1.message_pb2 import ROLE_ASSISTANT, ROLE_TOOL, ROLE_USER
-from dragoman_edge.dialects.alchemyst.answer import said_in
 from dragoman_edge.dialects.alchemyst.to_proto import SOURCE
+from dragoman_edge.dialects.text import said_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from dragoman_edge.calls import raise_unless_completed
-from dragoman_edge.dialects.alchemyst.answer import said_in
 from dragoman_edge.dialects.openai.answer import AnswerOptions as OpenAIOptions
 from dragoman_edge.dialects.openai.answer import finish_reason as openai_finish_reason
 from dragoman_edge.dialects.soke.ids import completion_id
+from dragoman_edge.dialects.text import said_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dragoman.v1.message_pb2 import ROLE_ASSISTANT, ROLE_TOOL, ROLE_USER
-from dragoman_edge.dialects.alchemyst.answer import said_in
 from dragoman_edge.dialects.soke.ids import guid_of
+from dragoman_edge.dialects.text import said_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

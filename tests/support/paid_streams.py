@@ -142,7 +142,7 @@ def check_usage(file: sqlite3.Connection, seen: Seen, noted: Set[str]) -> None:
 
 
 def forget_owners(file: sqlite3.Connection) -> None:
-    """Makes the processes that used the file look silent for long."""
+    """Makes the processes that used the file look silent for long: a copy of it has no locks beside it."""
     with file:
         silence = int((GONE_SECONDS + 1) * 1_000_000)
         file.execute("UPDATE owners SET seen_time = seen_time - ?", (silence,))

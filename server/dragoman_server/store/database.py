@@ -22,6 +22,7 @@ from dragoman_server.store.base import Store, StoreUnusable
 from dragoman_server.store.conversations.sql import SqlConversations
 from dragoman_server.store.export import rows_of
 from dragoman_server.store.identity.sql import SqlIdentity
+from dragoman_server.store.ledger.lifemarks import Lifemarks
 from dragoman_server.store.ledger.sql import SqlLedger
 from dragoman_server.store.ledger.sqlite import SqliteScribe
 from dragoman_server.store.memory import MemoryStore
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from dragoman_server.store.ledger.writer import Scribe
 
 logger = get_logger(__name__)
 
@@ -163,7 +163,7 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.identity = SqlIdentity(self._database)
-        self.ledger = SqlLedger(self._database, _scribe(self._database))
+        self.ledger = _ledger(self._database)
         self.usage = SqlUsage(self._database)
         self.conversations = SqlConversations(self._database)
         self.personas = SqlPersonas(self._database)
@@ -231,13 +231,14 @@ def _failures() -> Iterator[None]:
         raise Unavailable("the database does not answer; try again", reason=Reason.STORE_UNAVAILABLE) from error
 
 
-def _scribe(database: Database) -> Scribe:
-    """Returns what writes the ledger, on a connection of its own."""
+def _ledger(database: Database) -> SqlLedger:
+    """Returns the ledger, which writes on a connection of its own."""
     if database.is_sqlite:
-        return SqliteScribe(database.url.database or "", BUSY_TIMEOUT)
+        path = Path(database.url.database or "")
+        return SqlLedger(database, SqliteScribe(str(path), BUSY_TIMEOUT), Lifemarks(path))
     from dragoman_server.store.ledger.postgres import PostgresScribe
 
-    return PostgresScribe(database.open_psycopg)
+    return SqlLedger(database, PostgresScribe(database.open_psycopg))
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:

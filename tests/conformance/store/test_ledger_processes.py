@@ -77,13 +77,16 @@ async def test_what_a_killed_process_had_reserved_comes_back(
     await victim.wait()
     spent = int(await line_of(spender))
     await spender.wait()
-    reserved = await held(store)
-    assert reserved > 16 * 200
     await check_sums(store)
-    await credits.start()  # it may live as yet
-    assert await held(store) == reserved
-    monkeypatch.setattr(service, "GONE_SECONDS", 0.001)
-    await credits._release_orphans()
+    if database_url.startswith("sqlite"):  # on one machine, the dead are known at once
+        await credits.start()
+    else:
+        reserved = await held(store)
+        assert reserved > 16 * 200
+        await credits.start()  # it may live as yet, elsewhere
+        assert await held(store) == reserved
+        monkeypatch.setattr(service, "GONE_SECONDS", 0.001)
+        await credits._release_orphans()
     assert (await available(store), await held(store)) == (100_000 - spent, 0)
     await check_sums(store)
     await credits.stop()

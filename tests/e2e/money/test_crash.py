@@ -51,7 +51,6 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> Non
             assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert file.execute("SELECT count(*) FROM holds").fetchone()[0] >= OPEN_STREAMS
             paid.check_balance(file)
-            paid.forget_owners(file)
     with running_server(tmp_path, config=PRICED) as server:
         async with grpc.aio.insecure_channel(server.target) as channel:
             answer = await CreditServiceStub(channel).ListBalances(ListBalancesRequest(), metadata=METADATA, timeout=20)

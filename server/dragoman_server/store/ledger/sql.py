@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from dragoman_server.store.database import Database
+    from dragoman_server.store.ledger.lifemarks import Lifemarks
     from dragoman_server.store.ledger.writer import Scribe
 
 _ENTRIES = select(*(ledger_entries.c[name] for name in Entry._fields))
@@ -32,10 +33,12 @@ class SqlLedger:
     Args:
         database: For reading, and for the processes.
         scribe: Writes the entries.
+        lifemarks: Tell at once which processes are dead, where all are on one machine.
     """
 
-    def __init__(self, database: Database, scribe: Scribe) -> None:
+    def __init__(self, database: Database, scribe: Scribe, lifemarks: Lifemarks | None = None) -> None:
         self._database = database
+        self._lifemarks = lifemarks
         self._writer = Writer(scribe)
         self.send = self._writer.send
         self.submit = self._writer.submit
@@ -75,6 +78,8 @@ class SqlLedger:
 
     async def beat(self, owner_id: str) -> None:
         """Does what `LedgerStore.beat` says."""
+        if self._lifemarks is not None:
+            self._lifemarks.hold(owner_id)
         dialect = sqlite if self._database.is_sqlite else postgresql
         async with self._database.write() as connection:
             now = await self._now(connection)
@@ -85,12 +90,18 @@ class SqlLedger:
 
     async def leave(self, owner_id: str) -> None:
         """Does what `LedgerStore.leave` says."""
+        if self._lifemarks is not None:
+            self._lifemarks.drop(owner_id)
         async with self._database.write() as connection:
             await connection.execute(delete(owners).where(owners.c.id == owner_id))
 
     async def orphans(self, owner_id: str, patience: float) -> list[OpenHold]:
         """Does what `LedgerStore.orphans` says."""
         async with self._database.write() as connection:
+            if self._lifemarks is not None:
+                named = select(holds.c.owner_id).where(holds.c.owner_id != owner_id, ~holds.c.durable).distinct()
+                dead = self._lifemarks.dead((await connection.execute(named)).scalars())
+                await connection.execute(delete(owners).where(owners.c.id.in_(dead)))
             since = await self._now(connection) - int(patience * 1_000_000)
             await connection.execute(delete(owners).where(owners.c.seen_time < since, owners.c.id != owner_id))
             lives = exists().where(owners.c.id == holds.c.owner_id)

@@ -11,17 +11,25 @@ VENV := .venv
 DEV := .venv-dev
 GEN := .venv-gen
 MIN := .venv-min
+# What pip would compile if it were not installed in editable mode.
+CODE := proto server edge clients
 TESTS ?= tests
 ARGS ?=
+# Processes that run tests side by side: most tests wait more than they compute. 0 is none but pytest's own (for --pdb).
+WORKERS ?= auto
 
 # The stub generator has an environment of its own: its pins hold back what users would get.
 GENERATOR := grpcio-tools==1.81.1 mypy-protobuf==5.1.0 "setuptools<81"
-# What talks to other toolchains or loads the model is tested once, on the versions that users get.
-LOWEST_TESTS := tests/unit tests/conformance tests/golden tests/e2e \
-	--ignore=tests/e2e/clients --ignore=tests/e2e/sdks
+# Left to `make test`: what talks to other toolchains, and what tries our own logic at length.
+NOT_LOWEST := e2e/clients e2e/sdks e2e/cli/test_identity.py e2e/conversations/test_cli.py e2e/conversations/test_kill.py \
+	e2e/drills/test_soak.py e2e/money/test_crash.py e2e/operations/test_restore.py \
+	conformance/store/test_conversation_tree.py conformance/store/test_ledger_machine.py unit/benchmarks
+LOWEST_TESTS := tests/conformance tests/golden tests/e2e tests/unit $(NOT_LOWEST:%=--ignore=tests/%)
+# The tests of a file share its servers. The order stays that of the folders: the quick ones come last and fill the gaps.
+SIDE_BY_SIDE := --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help up test test-lowest check check-style check-types check-imports check-protos check-breaking \
-	check-generated fix gen bench budget clean
+	check-generated fix gen bench budget environments clean
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,10 +38,10 @@ up: $(VENV)/.stamp ## install and start the server with its embedded model
 	@exec $(VENV)/bin/dragoman up $(ARGS)
 
 test: $(DEV)/.stamp ## run the tests (TESTS=path ARGS="-k name")
-	$(DEV)/bin/python -m pytest $(TESTS) $(ARGS)
+	$(DEV)/bin/python -m pytest $(SIDE_BY_SIDE) $(TESTS) $(ARGS)
 
 test-lowest: $(MIN)/.stamp ## run the tests on the lowest versions that pyproject.toml allows
-	$(MIN)/bin/python -m pytest $(LOWEST_TESTS) $(ARGS)
+	$(MIN)/bin/python -m pytest $(SIDE_BY_SIDE) $(LOWEST_TESTS) $(ARGS)
 
 check: check-style check-types check-imports check-protos check-breaking check-generated ## run all checks below
 
@@ -72,10 +80,14 @@ gen: $(DEV)/.stamp $(GEN)/.stamp ## write the stubs and the generated parts of t
 	$(DEV)/bin/python scripts/gen_docs.py
 
 bench: $(DEV)/.stamp ## measure (ARGS="--quick")
+	$(DEV)/bin/python -m compileall -q $(CODE)
 	$(DEV)/bin/python -m benchmarks $(ARGS)
 
 budget: $(DEV)/.stamp ## measure, and fail above the budgets
+	$(DEV)/bin/python -m compileall -q $(CODE)
 	$(DEV)/bin/python -m benchmarks --budget $(ARGS)
+
+environments: $(DEV)/.stamp $(MIN)/.stamp $(GEN)/.stamp ## make all environments (-j makes them side by side)
 
 clean: ## remove what the tasks made
 	rm -rf $(VENV) $(DEV) $(GEN) $(MIN) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -90,6 +102,7 @@ endef
 $(VENV)/.stamp: pyproject.toml
 	$(environment)
 	$(@D)/bin/python -m pip install --quiet --editable '.[server,edge,local]'
+	$(@D)/bin/python -m compileall -q $(CODE)
 	@touch $@
 
 $(DEV)/.stamp: pyproject.toml

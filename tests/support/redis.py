@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.server import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -32,9 +34,7 @@ class RedisServer:
         self._binary = binary
         self._folder = tempfile.mkdtemp(prefix="redis-")
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
 
     def start(self) -> None:

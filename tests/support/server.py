@@ -7,8 +7,10 @@ Configuration comes as TOML text; by default the scripted provider is the only o
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -66,10 +68,12 @@ class Server:
 
 
 def free_port() -> int:
-    """Returns a port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a port of 127.0.0.1 that was free a moment ago and that only those get who ask for it."""
+    while True:
+        port = secrets.choice(range(10_000, 32_000))  # those that systems choose are above
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

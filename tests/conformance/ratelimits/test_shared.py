@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from dragoman_server.ratelimits import shared
 from dragoman_server.ratelimits.service import RateLimits, Slot
 from dragoman_server.settings import RateLimitSettings, RateSettings
 from tests.support.redis import RedisServer, redis_server
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,8 +27,9 @@ CALLER = Caller("acc", "key_a", user_id="user_a")
 
 
 @pytest.fixture
-async def make(redis_server: RedisServer) -> AsyncIterator[Callable[..., RateLimits]]:
-    """Makes the limits of a process; all that were made share one server."""
+async def make(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., RateLimits]]:
+    """Makes the limits of a process; all that were made share one server, and wait for it if the machine is busy."""
+    monkeypatch.setattr(shared, "TIMEOUT_SECONDS", PATIENCE)
     made = []
 
     def limits(registry: CollectorRegistry | None = None, **rates: RateSettings) -> RateLimits:
@@ -60,6 +63,34 @@ async def eventually(limits: RateLimits, *, admitted: bool) -> RateLimited | Non
                 return None
         await asyncio.sleep(0.02)
     raise AssertionError("nothing changed")
+
+
+async def test_asking_what_is_left_counts_nothing(make: Callable[..., RateLimits]) -> None:
+    rates = RateSettings(requests_per_minute=3, tokens_per_minute=100)
+    one, two = make(key=rates), make(key=rates)
+    state = await two.state_of(CALLER)
+    assert state is not None
+    assert (state.requests_remaining, state.tokens_remaining) == (3, 100)
+    await admit(one)
+    for _ in range(3):
+        state = await two.state_of(CALLER)
+        assert state is not None
+        assert (state.request_limit, state.requests_remaining) == (3, 2)
+        assert 0 < state.requests_reset_time.ToSeconds() - time.time() <= 60
+    assert await make().state_of(CALLER) is None
+
+
+async def test_without_the_storage_what_is_left_is_that_of_the_process(make: Callable[..., RateLimits]) -> None:
+    limits = RateLimits(
+        RateLimitSettings.model_validate(
+            {"storage": "redis://127.0.0.1:1/0", "key": RateSettings(requests_per_minute=3)}
+        )
+    )
+    for _ in range(2):
+        state = await limits.state_of(CALLER)
+        assert state is not None
+        assert state.requests_remaining == 3
+    await limits.stop()
 
 
 async def test_requests_of_all_processes_count_together(make: Callable[..., RateLimits]) -> None:
@@ -131,14 +162,14 @@ async def test_runs_count_until_they_end(make: Callable[..., RateLimits]) -> Non
 async def test_what_a_dead_process_held_comes_free_and_what_a_living_one_holds_does_not(
     make: Callable[..., RateLimits], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(shared, "LEASE_SECONDS", 2.0)
     monkeypatch.setattr(shared, "RENEW_SECONDS", 0.1)
     rates = RateSettings(concurrent_runs=1)
     living, dead = make(key=rates), make(key=rates)
     await living.start()
     await admit(living)
     await admit(dead, Caller("acc", "key_b"))  # its process does not renew: it was never started
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(2.5)
     await admit(dead, Caller("acc", "key_b"))
     with pytest.raises(RateLimited):
         await admit(dead)

@@ -96,7 +96,7 @@ async def test_a_unary_call_goes_on_if_nobody_holds_it(lane: Lane) -> None:
 
 
 async def test_deadline(lane: Lane) -> None:
-    call = lane.execute("wait", timeout=0.2)
+    call = lane.execute("wait", timeout=1)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -106,7 +106,7 @@ async def test_deadline(lane: Lane) -> None:
 
 
 async def test_deadline_in_a_stream(lane: Lane) -> None:
-    call = lane.stream("count_then_wait", 2, timeout=0.4)
+    call = lane.stream("count_then_wait", 2, timeout=1)
     assert (await call.read()).run_id == "0"
     assert (await call.read()).run_id == "1"
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -70,7 +70,7 @@ async def test_metadata_reaches_the_handler(lane: Lane) -> None:
 
 async def test_deadline(lane: Lane) -> None:
     sink = KeepingSink()
-    open_do(lane, sink, "count_then_wait", 2, timeout=0.3)
+    open_do(lane, sink, "count_then_wait", 2, timeout=1)
     assert (await sink.end()).code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert ids(sink) == [0, 1]
     await lane.notes.wait_for("cleaned up")
@@ -172,7 +172,7 @@ async def test_cancel_while_paused(lane: Lane) -> None:
 
 async def test_deadline_while_paused(lane: Lane) -> None:
     sink = KeepingSink()
-    handle = open_do(lane, sink, "flood", timeout=0.5)
+    handle = open_do(lane, sink, "flood", timeout=1)
     await sink.count(1)
     handle.pause()
     assert (await sink.end()).code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -196,7 +196,7 @@ async def test_a_slow_reader_holds_back_the_producer(lane: Lane) -> None:
 
 async def test_the_stream_goes_on_if_nobody_holds_its_handle(lane: Lane) -> None:
     sink = KeepingSink()
-    open_do(lane, sink, "count_then_wait", 1, timeout=0.5)
+    open_do(lane, sink, "count_then_wait", 1, timeout=1)
     await sink.count(1)
     gc.collect()
     assert (await sink.end()).code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -355,7 +355,7 @@ async def test_a_client_does_without_for_calls_that_a_full_tunnel_has_no_room_fo
     monkeypatch.setattr(client_side, "MAX_CALLS", 2)
     sinks = [KeepingSink() for _ in range(5)]
     for sink in sinks:
-        open_stream(pair[1], STREAM, stream_request("count_then_wait", 1), sink, timeout=1)
+        open_stream(pair[1], STREAM, stream_request("count_then_wait", 1), sink, timeout=2)
     for sink in sinks:
         await sink.count(1)
         assert (await sink.end()).code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -220,6 +220,7 @@ base_url = "http://127.0.0.1:9/v1"
 OTHERS = {"aiosqlite", "annotated_doc", "annotated_types", "google", "greenlet", "grpc", "grpc_health"}
 OTHERS |= {"grpc_reflection", "httptools", "orjson", "prometheus_client", "pydantic", "pydantic_core", "shellingham"}
 OTHERS |= {"sqlalchemy", "typer", "typing_extensions", "typing_inspection", "uvloop"}
+OTHERS |= {"click"}  # of the lower versions of typer
 """All packages of others that a server in front of an OpenAI-compatible upstream needs to start."""
 OF_THE_INTERPRETER = {"cython_runtime", "distutils", "sitecustomize", "usercustomize"}
 LATER = ["dragoman_client", "dragoman_edge.dialects.openai.documentation", "dragoman_edge.openapi"]

@@ -69,6 +69,7 @@ ERROR = b'{"error": {"message": "it hurts", "type": "server_error"}}'
 TROUBLES = {
     "500": raw(whole(500, ERROR)),
     "401": raw(whole(401, ERROR)),
+    "404": raw(whole(404, b'{"error": {"message": "The model is gone.", "code": "model_not_found"}}')),
     "429": raw(whole(429, ERROR, Retry_After=60)),
     "garbage": raw(b"SSH-2.0-OpenSSH\r\n\r\n"),
     "no JSON": raw(whole(200, b"<html>")),
@@ -240,7 +241,7 @@ async def test_cancelling_a_queued_run_reaches_nobody() -> None:
         queued.cancel(CancelReason.CANCEL_REASON_REQUESTED)
         first.cancel(CancelReason.CANCEL_REASON_REQUESTED)
         assert (await finished(queued)).state == Run.STATE_CANCELLED
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await servers[0].aborted.wait()
         await asyncio.sleep(0.05)
         assert len(servers[0].requests) == 1

@@ -30,6 +30,7 @@ from dragoman.v1.run_service_pb2 import (
 from dragoman.v1.run_service_pb2_grpc import RunServiceStub
 from dragoman_server.app import Core
 from dragoman_server.inprocess import InProcessChannel
+from dragoman_server.runs import run as run_module
 from tests.support.core import CHANNELS, METADATA, AnyChannel, channel_to, running_core
 from tests.support.runs import chat_spec
 
@@ -158,6 +159,7 @@ async def test_a_sink_that_takes_text_gets_the_same_events(channel: AnyChannel, 
 
 
 EVENTS_OF_SCRIPT = 15
+LAST_BATCH = 4
 
 
 @pytest.mark.parametrize("kind", CHANNELS)
@@ -167,7 +169,8 @@ async def test_a_client_may_leave_at_any_event(core: Core, kind: str) -> None:
         whole = await read(stub.StreamRun(StreamRunRequest(spec=chat_spec(**SCRIPT)), metadata=METADATA))
         assert len(whole) == EVENTS_OF_SCRIPT
         for leave_at in range(1, len(whole) + 1):
-            spec = chat_spec(**SCRIPT, delay=0.002)
+            amid = leave_at <= len(whole) - LAST_BATCH
+            spec = chat_spec(**SCRIPT, delay=0.002, hang=amid)  # else it could end before it hears of the leaving
             sink = Sink(leave_at)
             sink.handle = open_stream(channel, STREAM_RUN, StreamRunRequest(spec=spec), sink, metadata=METADATA)
             async with asyncio.timeout(10):
@@ -176,12 +179,11 @@ async def test_a_client_may_leave_at_any_event(core: Core, kind: str) -> None:
                     await asyncio.sleep(0.001)
             assert sink.status is not None
             newest = (await stub.ListRuns(ListRunsRequest(page_size=1), metadata=METADATA)).runs[0]
-            assert newest.state in (Run.STATE_CANCELLED, Run.STATE_COMPLETED)
             if newest.state == Run.STATE_CANCELLED:
                 assert newest.cancel_reason == CancelReason.CANCEL_REASON_DISCONNECTED
                 assert newest.last_sequence >= leave_at
             else:
-                assert leave_at >= len(whole) - 4, "only the last batch can outrun its reader"
+                assert (newest.state, amid) == (Run.STATE_COMPLETED, False)
 
 
 async def test_a_stream_can_be_resumed_after_any_event(stub: Any) -> None:
@@ -231,8 +233,11 @@ async def test_cancel_run_ends_the_stream_of_its_caller(stub: Any) -> None:
     assert await call.code() == grpc.StatusCode.OK
 
 
-async def test_the_deadline_of_a_stream_is_that_of_its_run(core: Core, stub: Any) -> None:
-    call = stub.StreamRun(StreamRunRequest(spec=chat_spec(**HANGING)), metadata=METADATA, timeout=0.2)
+async def test_the_deadline_of_a_stream_is_that_of_its_run(
+    core: Core, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "DEADLINE_SLACK_SECONDS", 5.0)  # a busy machine holds timers up
+    call = stub.StreamRun(StreamRunRequest(spec=chat_spec(**HANGING)), metadata=METADATA, timeout=1)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(call)
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED

@@ -6,8 +6,6 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 from dragoman_server.store.ledger.lifemarks import Lifemarks
 
 if TYPE_CHECKING:
@@ -37,38 +35,29 @@ async def test_an_owner_is_dead_when_its_process_is(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"held\n"
-    everyone = ["own_mine", "own_other", "own_unknown"]
-    assert marks.dead(everyone) == []
+    assert marks.take_dead() == []
+    assert sorted(shown(tmp_path)) == ["own_mine", "own_other"]
     process.kill()
     await process.wait()
-    assert marks.dead(everyone) == ["own_other"]
-    assert marks.dead(everyone) == []  # that was told, and nothing is left of it
+    assert marks.take_dead() == ["own_other"]
+    assert marks.take_dead() == []  # that was told, and nothing is left of it
     assert shown(tmp_path) == ["own_mine"]
+    marks.drop("own_mine")
 
 
 def test_an_owner_that_left_is_not_found_dead(tmp_path: Path) -> None:
     marks, other = Lifemarks(tmp_path / "dragoman.db"), Lifemarks(tmp_path / "dragoman.db")
     for _ in range(2):
         marks.hold("own_mine")
-    assert other.dead(["own_mine"]) == []
+    assert (marks.take_dead(), other.take_dead()) == ([], [])
     for _ in range(2):
         marks.drop("own_mine")
-    assert other.dead(["own_mine"]) == []
+    assert (marks.take_dead(), other.take_dead()) == ([], [])
     assert shown(tmp_path) == []
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "../dragoman.db", "a/b", "own\0"])
-def test_no_other_file_is_touched(name: str, tmp_path: Path) -> None:
-    database = tmp_path / "dragoman.db"
-    database.touch()
-    marks = Lifemarks(database)
-    marks.hold("own_mine")
-    assert marks.dead([name]) == []
-    assert database.exists()
 
 
 def test_without_a_folder_nothing_is_known(tmp_path: Path) -> None:
     marks = Lifemarks(tmp_path / "nowhere" / "dragoman.db")
     marks.hold("own_mine")
     marks.drop("own_mine")
-    assert marks.dead(["own_other"]) == []
+    assert marks.take_dead() == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from typing import TYPE_CHECKING
 
 from dragoman_server.telemetry.logs import get_logger
@@ -15,12 +14,9 @@ except ImportError:  # not on Windows: there, only silence tells
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 logger = get_logger(__name__)
-
-_NAME = re.compile(r"\w{1,64}")
 
 
 class Lifemarks:
@@ -54,17 +50,20 @@ class Lifemarks:
             (self._folder / owner_id).unlink(missing_ok=True)
             os.close(descriptor)
 
-    def dead(self, owner_ids: Iterable[str]) -> list[str]:
-        """Returns those that have shown that they live, and do not any more; of others nothing is known."""
-        return [owner_id for owner_id in owner_ids if self._is_dead(owner_id)]
+    def take_dead(self) -> list[str]:
+        """Returns the owners that have shown that they live, and do not any more; each is told once."""
+        try:
+            names = os.listdir(self._folder)
+        except OSError:  # nobody has shown it here
+            return []
+        return [name for name in names if name not in self._held and self._is_dead(self._folder / name)]
 
-    def _is_dead(self, owner_id: str) -> bool:
-        if fcntl is None or not _NAME.fullmatch(owner_id):
+    def _is_dead(self, path: Path) -> bool:
+        if fcntl is None:
             return False
-        path = self._folder / owner_id
         try:
             descriptor = os.open(path, os.O_RDWR)
-        except OSError:  # it never showed that it lives, at least not here
+        except OSError:  # it has left just now
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

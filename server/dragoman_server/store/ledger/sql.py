@@ -99,9 +99,7 @@ class SqlLedger:
         """Does what `LedgerStore.orphans` says."""
         async with self._database.write() as connection:
             if self._lifemarks is not None:
-                named = select(holds.c.owner_id).where(holds.c.owner_id != owner_id, ~holds.c.durable).distinct()
-                dead = self._lifemarks.dead((await connection.execute(named)).scalars())
-                await connection.execute(delete(owners).where(owners.c.id.in_(dead)))
+                await connection.execute(delete(owners).where(owners.c.id.in_(self._lifemarks.take_dead())))
             since = await self._now(connection) - int(patience * 1_000_000)
             await connection.execute(delete(owners).where(owners.c.seen_time < since, owners.c.id != owner_id))
             lives = exists().where(owners.c.id == holds.c.owner_id)

@@ -101,9 +101,6 @@ class Admission:
             record: The run as it will be; needed if there is a turn.
             then: Called once, perhaps within this call.
         """
-        if self.turn is None and self.hold is not None:
-            self.hold.settle_then(usage, Rule.COMPLETED, lambda charge: _tell_charged(charge, then))
-            return
         outcome = RunCompleted()
         failure: BaseException | None = None
         waiting = 2
@@ -310,14 +307,6 @@ def _error_of(future: asyncio.Future[Any]) -> BaseException | None:
     error = future.exception()
     _log_failure(error)
     return error
-
-
-def _tell_charged(charge: Charge | BaseException, then: Then) -> None:
-    _log_failure(charge)
-    if isinstance(charge, BaseException):
-        then(RunCompleted(), charge)
-    else:
-        then(RunCompleted(charge=charge), None)
 
 
 def _log_failure(result: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -61,3 +62,15 @@ def test_without_a_folder_nothing_is_known(tmp_path: Path) -> None:
     marks.hold("own_mine")
     marks.drop("own_mine")
     assert marks.take_dead() == []
+
+
+def test_a_name_that_another_holds_costs_nothing(tmp_path: Path) -> None:
+    marks, other = Lifemarks(tmp_path / "dragoman.db"), Lifemarks(tmp_path / "dragoman.db")
+    marks.hold("own_mine")
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(5):
+        other.hold("own_mine")
+    assert len(os.listdir("/dev/fd")) == before
+    other.drop("own_mine")
+    assert shown(tmp_path) == ["own_mine"]
+    marks.drop("own_mine")

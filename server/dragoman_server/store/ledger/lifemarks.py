@@ -37,11 +37,12 @@ class Lifemarks:
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self._folder / owner_id, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _lock(descriptor):
+                self._held[owner_id] = descriptor
+            else:
+                os.close(descriptor)
         except OSError as error:  # others will notice silence instead
             logger.warning("cannot show that this process lives", error=str(error))
-        else:
-            self._held[owner_id] = descriptor
 
     def drop(self, owner_id: str) -> None:
         """Takes back `hold`."""
@@ -59,19 +60,26 @@ class Lifemarks:
         return [name for name in names if name not in self._held and self._is_dead(self._folder / name)]
 
     def _is_dead(self, path: Path) -> bool:
-        if fcntl is None:
-            return False
         try:
             descriptor = os.open(path, os.O_RDWR)
         except OSError:  # it has left just now
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        else:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            return True
+            dead = _lock(descriptor)
+            if dead:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            return dead
         finally:
             os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Locks a file unless somebody else has; returns whether it did."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

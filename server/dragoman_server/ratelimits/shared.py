@@ -194,11 +194,11 @@ class SharedCounters:
                 self._fail(error)
 
     async def _send_ended(self, batch: Sequence[tuple[SharedSlot, int]]) -> None:
-        pipeline = self._client.pipeline(transaction=False)
         window = int(WINDOW_SECONDS * 1000)
-        for slot, tokens in batch:
-            await self._end(keys=slot.keys, args=[window, slot.id, tokens], client=pipeline)
-        await pipeline.execute()
+        async with self._client.pipeline(transaction=False) as pipeline:  # it gives its connection back if that fails
+            for slot, tokens in batch:
+                await self._end(keys=slot.keys, args=[window, slot.id, tokens], client=pipeline)
+            await pipeline.execute()
 
     async def _send_renewals(self) -> None:
         leases: defaultdict[str, list[str]] = defaultdict(list)

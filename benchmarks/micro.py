@@ -74,13 +74,12 @@ async def _authenticate(units: int) -> float:
 async def _parse_request(units: int) -> float:
     import orjson
 
-    from dragoman.v1.run_pb2 import ChatSpec
-    from dragoman_edge.dialects.openai.request import check_request
-    from dragoman_edge.dialects.openai.to_proto import fill_chat_spec
+    from dragoman.v1.run_pb2 import RunSpec
+    from dragoman_edge.routes.chat import read_generation
 
     start = time.process_time()
     for _ in range(units):
-        fill_chat_spec(ChatSpec(), check_request(orjson.loads(_REQUEST)))
+        read_generation(orjson.loads(_REQUEST)).fill(RunSpec())
     return time.process_time() - start
 
 

@@ -36,7 +36,7 @@ def credential_of(
     if key_header and key_header in request.headers:
         found, headers, given = [], (key_header,), None
     else:
-        if given is None and not request.repeats and request.headers.keys().isdisjoint(headers):
+        if given is None and not request.head.repeats and request.headers.keys().isdisjoint(headers):
             value = request.headers.get("authorization")  # mostly, it is the only one, and in order
             if value is None:
                 return None

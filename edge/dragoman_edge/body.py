@@ -10,12 +10,50 @@ from dragoman_edge.errors import EdgeError, error_of_http
 from dragoman_edge.http.errors import BodyError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from dragoman_edge.exchange import Exchange
     from dragoman_edge.http.request import Request
+    from dragoman_edge.http.response import Response
+    from dragoman_edge.http.stream import Stream
+    from dragoman_edge.routing import Handler
     from dragoman_edge.settings import EdgeSettings
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 MAX_VALUES = 100_000
 """Most values in a body, all levels together: far more than any request needs but one that brings its tokens."""
+
+
+def takes_json(
+    settings: EdgeSettings, answer: Callable[[Exchange, dict[str, Any]], Awaitable[Response | Stream]]
+) -> Handler:
+    """Returns a handler of requests whose body must be a JSON object.
+
+    If that has come with the head, as it mostly has, nothing is waited for: then whoever answers needs no task for it.
+
+    Args:
+        settings: Bounds of the body's size, time and depth.
+        answer: Answers a request, given the object.
+    """
+
+    def handle(exchange: Exchange) -> Awaitable[Response | Stream]:
+        facts, body = exchange.facts, exchange.request.body
+        if facts.json_as_it_is is None:
+            facts.json_as_it_is = _is_json_as_it_is(exchange.request.headers)
+        if facts.json_as_it_is and body.complete and body.unread <= settings.max_request_bytes:
+            return answer(exchange, parse_json_object(body.take(), settings.max_json_depth))
+        return wait(exchange)
+
+    async def wait(exchange: Exchange) -> Response | Stream:
+        return await answer(exchange, await read_json_object(exchange.request, settings))
+
+    handle.__name__ = answer.__name__  # the documentation names operations by it
+    return handle
+
+
+def _is_json_as_it_is(headers: Mapping[str, str]) -> bool:
+    given = headers.get("content-type", "application/json")
+    return given == "application/json" and "content-encoding" not in headers and "expect" not in headers
 
 
 async def read_json_object(request: Request, settings: EdgeSettings, *, max_values: int = MAX_VALUES) -> dict[str, Any]:
@@ -32,10 +70,7 @@ async def read_json_object(request: Request, settings: EdgeSettings, *, max_valu
     given = request.headers.get("content-type")
     if given is not None and given != "application/json":
         _check_content_type(given)
-    body = request.whole(settings.max_request_bytes) if "content-encoding" not in request.headers else None
-    if body is None:
-        body = await read_body(request, settings)
-    return parse_json_object(body, settings.max_json_depth, max_values)
+    return parse_json_object(await read_body(request, settings), settings.max_json_depth, max_values)
 
 
 async def read_body(request: Request, settings: EdgeSettings) -> bytes:
@@ -68,14 +103,15 @@ def parse_json_object(body: bytes, max_depth: int, max_values: int = MAX_VALUES)
         EdgeError: If the body is not JSON (NaN, lone surrogates, invalid UTF-8 and a byte order mark included), not an
             object, nested too deep, or of too many values.
     """
-    if not body:
-        raise EdgeError("The request has no body; a JSON object is needed.", code="invalid_json")
-    _check_shape(body, max_depth, max_values)
+    if body.count(b"{") + body.count(b"[") > max_depth or len(body) > max_values:
+        _check_shape(body, max_depth, max_values)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if not body:
+            raise EdgeError("The request has no body; a JSON object is needed.", code="invalid_json") from None
         raise EdgeError(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
-    if not isinstance(value, dict):
+    if type(value) is not dict:
         raise EdgeError("The request body must be a JSON object.", code="invalid_json")
     return value
 

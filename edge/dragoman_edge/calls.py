@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from dragoman.reasons import Reason
-from dragoman.streaming import StreamRpc
+from dragoman.streaming import RequestT, ResponseT, StreamRpc
+from dragoman.unary import UnaryRpc, begin_call
 from dragoman.v1 import (
     account_service_pb2_grpc,
     catalog_service_pb2_grpc,
@@ -26,14 +28,19 @@ from dragoman.v1.run_pb2 import Run
 from dragoman_edge.errors import EdgeError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable, Generator
 
-    from dragoman.streaming import Metadata
+    from dragoman.streaming import CallStatus, Metadata
+    from dragoman.unary import CallHandle, Then
     from dragoman.v1.catalog_service_pb2 import Model
     from dragoman.v1.failure_pb2 import Failure
+    from dragoman_edge.http.response import Response
 
 T = TypeVar("T")
 
+EXECUTE_RUN = UnaryRpc(
+    "/dragoman.v1.RunService/ExecuteRun", run_service_pb2.ExecuteRunRequest, run_service_pb2.ExecuteRunResponse
+)
 STREAM_RUN = StreamRpc(
     "/dragoman.v1.RunService/StreamRun", run_service_pb2.StreamRunRequest, run_service_pb2.StreamRunResponse
 )
@@ -91,6 +98,67 @@ class Core:
         self.accounts = account_service_pb2_grpc.AccountServiceStub(channel)
         self.conversations = conversation_service_pb2_grpc.ConversationServiceStub(channel)
         self.personas = persona_service_pb2_grpc.PersonaServiceStub(channel)
+
+
+class UnaryAnswer(Generic[RequestT, ResponseT]):
+    """The answer to a request, made of one call to the core that is still to be begun.
+
+    It can be awaited, within a task. Whoever answers requests begins it with a callback instead, which needs none.
+    """
+
+    __slots__ = ("_call", "_made_of")
+
+    def __init__(
+        self,
+        core: Core,
+        rpc: UnaryRpc[RequestT, ResponseT],
+        message: RequestT,
+        metadata: Metadata,
+        made_of: Callable[[ResponseT], Response],
+    ) -> None:
+        """Says what is to be called.
+
+        Args:
+            core: The core.
+            rpc: The method.
+            message: What it is asked; not to be changed afterwards.
+            metadata: The metadata of the call.
+            made_of: Makes the answer of the response, or raises an `EdgeError`.
+        """
+        self._call = (core.channel, rpc, message, metadata)
+        self._made_of = made_of
+
+    def begin(self, then: Then[ResponseT]) -> CallHandle:
+        """Begins the call. How it ends is told to a function, perhaps before this returns; `finish` has the answer."""
+        channel, rpc, message, metadata = self._call
+        return begin_call(channel, rpc, message, then, metadata=metadata)
+
+    def finish(self, response: ResponseT | None, status: CallStatus) -> Response:
+        """Returns the answer, after the end of the call.
+
+        Raises:
+            EdgeError: If the call failed, or the response does not make a good answer.
+        """
+        if response is None:
+            raise error_of_status(status.code, status.details, status.trailing_metadata)
+        return self._made_of(response)
+
+    def __await__(self) -> Generator[Any, None, Response]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Response:
+        ended: asyncio.Future[tuple[ResponseT | None, CallStatus]] = asyncio.get_running_loop().create_future()
+
+        def then(response: ResponseT | None, status: CallStatus) -> None:
+            if not ended.done():
+                ended.set_result((response, status))
+
+        handle = self.begin(then)
+        try:
+            return self.finish(*await ended)
+        except asyncio.CancelledError:
+            handle.cancel()
+            raise
 
 
 async def answer_of(call: Awaitable[T]) -> T:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import uuid
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from dragoman_edge.auth import credential_of
 from dragoman_edge.errors import EdgeError
@@ -16,14 +15,14 @@ from dragoman_edge.http.response import Response
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dragoman_edge.facts import HeadFacts
     from dragoman_edge.http.request import Request
     from dragoman_edge.request_log import Served
 
 JSON = {"Content-Type": "application/json"}
+_JSON_LINE = "Content-Type: application/json\r\n"
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _MOST_QUERY_FIELDS = 100
-_NO_PARAMS: Mapping[str, str] = {}
 
 
 # A random part for the process and a count: unique as a random id is, without asking the kernel for each.
@@ -41,46 +40,35 @@ class Exchange:
 
     Attributes:
         request: The request.
+        facts: What its head decides.
         request_id: The client's name of it, if that is sane, else a new one.
-        named: Whether its name stays: the client gave it, or the dialect did.
         headers: What every answer to it carries.
-        key_header: The header whose key counts alone if it is there; see `credential_of`.
-        params: The variable parts of its path, decoded.
         trace: The trace that its calls belong to, as metadata; empty when nobody traces.
         served: Takes note of what becomes of it, if anyone wants to know.
     """
 
-    __slots__ = ("headers", "key_header", "named", "params", "request", "request_id", "served", "trace")
+    __slots__ = ("facts", "headers", "request", "request_id", "served", "trace")
 
-    def __init__(self, request: Request, cors_headers: Mapping[str, str]) -> None:
+    def __init__(self, request: Request, facts: HeadFacts) -> None:
         self.request = request
-        given = request.headers.get("x-request-id")
-        self.named = given is not None and _SANE_REQUEST_ID.fullmatch(given) is not None
-        if given is None or not self.named:
-            given = new_request_id()
-        self.request_id = given
-        self.headers = {"x-request-id": given, **cors_headers}
-        self.key_header = ""
-        self.params = _NO_PARAMS
+        self.facts = facts
+        name = facts.request_id
+        if not name:
+            name = str(uuid.uuid4()) if facts.dialect.uuids else new_request_id()
+        self.request_id = name
+        self.headers = {"x-request-id": name, **facts.cors}
         self.trace: tuple[tuple[str, str], ...] = ()
         self.served: Served | None = None
 
-    def name_by_uuid(self) -> None:
-        """Gives the request a UUID for its name, unless the client named it."""
-        if not self.named:
-            self.named = True
-            self.request_id = self.headers["x-request-id"] = str(uuid.uuid4())
+    @property
+    def params(self) -> Mapping[str, str]:
+        """The variable parts of its path, decoded."""
+        return self.facts.params
 
-    def set_params(self, raw: Mapping[str, str]) -> None:
-        """Takes the variable parts of the path, as they stand in the request line.
-
-        Raises:
-            EdgeError: If one is not UTF-8.
-        """
-        try:
-            self.params = {name: unquote(value, errors="strict") for name, value in raw.items()}
-        except UnicodeError:
-            raise EdgeError("The path is not valid UTF-8.", code="invalid_path") from None
+    @property
+    def key_header(self) -> str:
+        """The header whose key counts alone if it is there; see `credential_of`."""
+        return self.facts.key_header
 
     def query(self) -> dict[str, str]:
         """Returns the query, decoded; of a field that comes twice, the first counts.
@@ -106,15 +94,31 @@ class Exchange:
         Raises:
             EdgeError: If the request carries contradicting or malformed credentials.
         """
-        return self.metadata_with(credential_of(self.request, given, key_header=self.key_header))
+        facts = self.facts
+        if given is not None:
+            return self.metadata_with(credential_of(self.request, given, key_header=facts.key_header))
+        if facts.credential is None:
+            facts.credential = _as_metadata(credential_of(self.request, key_header=facts.key_header))
+        return (("x-request-id", self.request_id), *facts.credential, *self.trace)
 
     def metadata_with(self, credential: str | None) -> tuple[tuple[str, str], ...]:
         """Returns the metadata of calls with a credential, which was checked."""
-        if credential is None:
-            return (("x-request-id", self.request_id), *self.trace)
-        return (("x-request-id", self.request_id), ("authorization", f"Bearer {credential}"), *self.trace)
+        return (("x-request-id", self.request_id), *_as_metadata(credential), *self.trace)
 
-    def json(self, body: bytes, *, run_id: str = "") -> Response:
-        """Returns a JSON answer."""
-        headers = {**JSON, **self.headers, "x-dragoman-run-id": run_id} if run_id else JSON | self.headers
-        return Response(body, headers)
+    def json(self, body: bytes, *, run_id: str = "", lines: str = "") -> Response:
+        """Returns a JSON answer.
+
+        Args:
+            body: What it says.
+            run_id: The run that it is the answer of, if it is one.
+            lines: More headers, written already; see `Response`.
+        """
+        if run_id.isidentifier():  # as ours are: it cannot hold a line break
+            lines = f"{lines}x-dragoman-run-id: {run_id}\r\n"
+        elif run_id:
+            self.headers["x-dragoman-run-id"] = run_id
+        return Response(body, self.headers, lines=_JSON_LINE + lines)
+
+
+def _as_metadata(credential: str | None) -> tuple[tuple[str, str], ...]:
+    return () if credential is None else (("authorization", f"Bearer {credential}"),)

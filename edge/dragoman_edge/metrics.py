@@ -33,6 +33,34 @@ class _Durations:
         self.total = 0.0
 
 
+class RouteCounts:
+    """Counts the answers of one route to one method.
+
+    Attributes:
+        statuses: How many answers had which status.
+        received_bytes: Bytes of request bodies that were read.
+        sent_bytes: Bytes of answers' bodies that were written; of a stream, once it has ended.
+    """
+
+    __slots__ = ("_durations", "received_bytes", "sent_bytes", "statuses")
+
+    def __init__(self, durations: _Durations) -> None:
+        self._durations = durations
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.statuses: dict[int, int] = {}
+
+    def add(self, status: int, seconds: float, received: int = 0, sent: int = 0) -> None:
+        """Counts an answer, how long it took, and the bytes of both bodies."""
+        statuses = self.statuses
+        statuses[status] = statuses[status] + 1 if status in statuses else 1
+        self.received_bytes += received
+        self.sent_bytes += sent
+        durations = self._durations
+        durations.buckets[bisect_left(_SECONDS, seconds)] += 1
+        durations.total += seconds
+
+
 class EdgeMetrics(Collector):
     """The metrics of one edge.
 
@@ -40,29 +68,23 @@ class EdgeMetrics(Collector):
         open_streams: Event streams that are being written.
         open_connections: Connections of clients.
         refused_connections: Connections refused because too many were open.
-        received_bytes: Bytes of request bodies that were read.
-        sent_bytes: Bytes of answers' bodies that were written; of a stream, once it has ended.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.open_streams = 0
         self.open_connections = 0
         self.refused_connections = 0
-        self.received_bytes = 0
-        self.sent_bytes = 0
-        self._requests: dict[tuple[str, str, int], int] = {}
+        self._counts: dict[tuple[str, str], RouteCounts] = {}
         self._durations: dict[str, _Durations] = {}
         registry.register(self)
 
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Counts an answered request; `route` and `method` come from the route table, never from the client."""
-        key = (route, method, status)
-        self._requests[key] = self._requests.get(key, 0) + 1
-        durations = self._durations.get(route)
-        if durations is None:
-            durations = self._durations[route] = _Durations()
-        durations.buckets[bisect_left(_SECONDS, seconds)] += 1
-        durations.total += seconds
+    def counts_of(self, route: str, method: str) -> RouteCounts:
+        """Returns what counts the answers of a route; both come from the route table, never from the client."""
+        counts = self._counts.get((route, method))
+        if counts is None:
+            durations = self._durations.setdefault(route, _Durations())
+            counts = self._counts[route, method] = RouteCounts(durations)
+        return counts
 
     @contextmanager
     def open_stream(self) -> Iterator[None]:
@@ -80,14 +102,15 @@ class EdgeMetrics(Collector):
             "Requests that were answered; status 499 means that the client left.",
             labels=("route", "method", "status"),
         )
-        for (route, method, status), count in self._requests.items():
-            requests.add_metric((route, method, str(status)), count)
+        for (route, method), counts in self._counts.items():
+            for status, count in counts.statuses.items():
+                requests.add_metric((route, method, str(status)), count)
         seconds = HistogramMetricFamily(
             "dragoman_http_request_seconds", "Time from a request's head to the end of its answer.", labels=("route",)
         )
         for route, durations in self._durations.items():
-            counts = accumulate(durations.buckets)
-            seconds.add_metric((route,), list(zip(_BUCKET_NAMES, counts, strict=True)), durations.total)
+            upto = accumulate(durations.buckets)
+            seconds.add_metric((route,), list(zip(_BUCKET_NAMES, upto, strict=True)), durations.total)
         yield from (requests, seconds)
         yield GaugeMetricFamily(
             "dragoman_http_open_streams", "Event streams that are being written.", self.open_streams
@@ -99,10 +122,12 @@ class EdgeMetrics(Collector):
             self.refused_connections,
         )
         yield CounterMetricFamily(
-            "dragoman_http_received_bytes", "Bytes of request bodies that were read.", self.received_bytes
+            "dragoman_http_received_bytes",
+            "Bytes of request bodies that were read.",
+            sum(counts.received_bytes for counts in self._counts.values()),
         )
         yield CounterMetricFamily(
             "dragoman_http_sent_bytes",
             "Bytes of answers' bodies that were written; of a stream, once it has ended.",
-            self.sent_bytes,
+            sum(counts.sent_bytes for counts in self._counts.values()),
         )

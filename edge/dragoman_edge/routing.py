@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from dragoman.reasons import Reason
 from dragoman_edge.dialects.registry import OPENAI, dialect_of
@@ -113,6 +114,18 @@ class Router:
         shown = dialect.prefixes[0] + "..." if dialect.secret_paths else path[:200]
         shown = shown.encode("ascii", "backslashreplace").decode()
         raise EdgeError(f"Unknown request URL: {shown}", reason=Reason.NOT_FOUND, code="unknown_url")
+
+
+def decoded(params: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns the variable parts of a path decoded, which were as they stand in the request line.
+
+    Raises:
+        EdgeError: If one is not UTF-8.
+    """
+    try:
+        return {name: unquote(value, errors="strict") for name, value in params.items()}
+    except UnicodeError:
+        raise EdgeError("The path is not valid UTF-8.", code="invalid_path") from None
 
 
 def allowed_methods(methods: Mapping[str, Route]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -38,6 +39,8 @@ HEADERS = {
 }
 """The headers, and what they tell."""
 
+_LONGEST_REMEMBERED = 512
+"""Characters of names whose headers are remembered: clients may make names up."""
 _BEFORE_CONTENT = frozenset({"run_started", "step_started", "usage_reported"})
 
 
@@ -49,16 +52,41 @@ def tell_run(headers: dict[str, str], run: Run, name_of: Callable[[str], str]) -
         run: The run.
         name_of: Puts a path in the contract into the words of the dialect.
     """
-    if run.HasField("rate_state"):
-        tell_rate_state(headers, run.rate_state)
-    if run.HasField("charge"):
-        _tell_charge(headers, run.charge)
     if attempts := run.attempts:
         headers[MODEL] = _value(run.upstream_model)
         headers[PROVIDER] = run.provider
         headers[ATTEMPTS] = str(attempts)
-        if run.emulated_features or run.dropped_params:
-            _tell_changes(headers, run.emulated_features, run.dropped_params, name_of)
+    tell_circumstances(headers, run, name_of)
+
+
+def lines_of(run: Run) -> str:
+    """Returns the headers that tell who served a run, each with its line break; they are mostly the same ones.
+
+    Raises:
+        ValueError: If the provider's name holds a line break.
+    """
+    if not (attempts := run.attempts):
+        return ""
+    model, provider = run.upstream_model, run.provider
+    write = _served_by if len(model) + len(provider) <= _LONGEST_REMEMBERED else _served_by.__wrapped__
+    return write(model, provider, attempts)
+
+
+def tell_circumstances(headers: dict[str, str], run: Run, name_of: Callable[[str], str]) -> None:
+    """Adds what else `tell_run` adds: limits, charges, and what was changed of the request."""
+    if run.HasField("rate_state"):
+        tell_rate_state(headers, run.rate_state)
+    if run.HasField("charge"):
+        _tell_charge(headers, run.charge)
+    if run.emulated_features or run.dropped_params:
+        _tell_changes(headers, run.emulated_features, run.dropped_params, name_of)
+
+
+@lru_cache(maxsize=256)
+def _served_by(model: str, provider: str, attempts: int) -> str:
+    if not provider.isprintable():
+        raise ValueError("the name of a provider holds what a header cannot have")
+    return f"{MODEL}: {_value(model)}\r\n{PROVIDER}: {provider}\r\n{ATTEMPTS}: {attempts}\r\n"
 
 
 def tell_start(headers: dict[str, str], batch: StreamRunResponse, name_of: Callable[[str], str]) -> None:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from dragoman_edge.calls import UnaryAnswer
 from dragoman_edge.cors import cors_headers, preflight_headers
 from dragoman_edge.dialects.registry import OPENAI, dialect_of
 from dragoman_edge.errors import EdgeError, error_of_http, internal_error
 from dragoman_edge.exchange import JSON, Exchange, new_request_id
+from dragoman_edge.facts import HeadFacts
 from dragoman_edge.http.limits import Limits
 from dragoman_edge.http.response import Response
 from dragoman_edge.http.server import Server
 from dragoman_edge.outcome import CLIENT_LEFT
-from dragoman_edge.routing import Route, allowed_methods
+from dragoman_edge.routing import Route, allowed_methods, decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from dragoman_edge.dialects.dialect import Dialect
+    from dragoman.reasons import Reason
+    from dragoman.streaming import CallStatus
+    from dragoman.unary import CallHandle
     from dragoman_edge.http.errors import HttpError
-    from dragoman_edge.http.request import Request
+    from dragoman_edge.http.request import Head, Request
     from dragoman_edge.http.stream import Stream
     from dragoman_edge.metrics import EdgeMetrics
     from dragoman_edge.routing import Router
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NO_CORS: dict[str, str] = {}
+_NO_PARAMS: Mapping[str, str] = {}
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -57,63 +65,152 @@ class Dispatcher:
         self._cors_origins = cors_origins
         self._metrics = metrics
 
-    async def answer(self, request: Request) -> Response | Stream:
-        """Answers a request.
+    def answer(self, request: Request) -> Response | PendingAnswer | Coroutine[Any, Any, Response | Stream]:
+        """Answers a request: at once, by a callback, or in a task, as its handler does it."""
+        start = time.perf_counter()
+        head = request.head
+        facts: HeadFacts | None = head.facts
+        if facts is None:
+            facts = head.facts = self._find_out(head)
+        exchange = Exchange(request, facts)
+        try:
+            answer = facts.handler(exchange)
+            if isinstance(answer, UnaryAnswer):
+                pending = PendingAnswer(self, exchange, answer, start)
+                return pending.begin() or pending
+        except Exception as error:
+            answer = self.refuse(error, exchange)
+        if isinstance(answer, Response):
+            _count(exchange, answer.status, start, len(answer.body))
+            return answer
+        return self._wait(exchange, answer, start)
+
+    async def _wait(self, exchange: Exchange, answer: Awaitable[Response | Stream], start: float) -> Response | Stream:
+        """Waits for what a handler answers.
 
         Raises:
             ConnectionError: If the answer broke off after it had begun.
         """
-        start = time.perf_counter()
-        origins = self._cors_origins
-        cors = cors_headers(request.headers, origins) if origins else _NO_CORS
-        exchange = Exchange(request, cors)
-        route, status, dialect = "unknown", CLIENT_LEFT, None
-        response: Response | Stream | None = None
+        status, sent = CLIENT_LEFT, 0
         try:
             try:
-                methods, params = self._router.find(request.path)
-                found = methods.get(request.method)
-                if found is not None and found.instead is not None and found.instead[0] in request.headers:
-                    found = found.instead[1]
-                if found is None:
-                    any_ = next(iter(methods.values()))
-                    route, dialect = any_.path, any_.dialect
-                    response = _without_handler(exchange, methods, cors)
-                else:
-                    route, dialect, exchange.key_header = found.path, found.dialect, found.key_header
-                    if dialect.uuids:
-                        exchange.name_by_uuid()
-                    if params:
-                        exchange.set_params(params)
-                    response = await found.handler(exchange)
-            except EdgeError as error:
-                response = error_response(error, exchange, dialect or dialect_of(request.path))
+                response = await answer
             except (asyncio.CancelledError, ConnectionError):
                 raise
-            except Exception:
-                logger.exception("a request was not handled", extra={"request_id": exchange.request_id, "route": route})
-                if request.stream is not None:  # the answer has begun: cutting it off is all that is left
-                    raise ConnectionResetError("the answer broke off") from None
-                response = error_response(internal_error(), exchange, dialect or dialect_of(request.path))
+            except Exception as error:
+                response = self.refuse(error, exchange)
             status = response.status
+            if isinstance(response, Response):
+                sent = len(response.body)
             return response
         finally:
-            method = request.method if request.method in _METHODS else "other"
-            metrics = self._metrics
-            metrics.answered(route, method, status, time.perf_counter() - start)
-            metrics.received_bytes += request.body.taken
-            if request.stream is not None:
-                metrics.sent_bytes += request.stream.sent
-            elif isinstance(response, Response):
-                metrics.sent_bytes += len(response.body)
+            stream = exchange.request.stream
+            _count(exchange, status, start, sent if stream is None else stream.sent)
+
+    def refuse(self, error: Exception, exchange: Exchange) -> Response:
+        """Returns the answer to a request that went wrong; a fault of the edge itself is logged.
+
+        Raises:
+            ConnectionError: If an answer has begun: cutting it off is all that is left.
+        """
+        if isinstance(error, EdgeError):
+            return error_response(error, exchange)
+        known = {"request_id": exchange.request_id, "route": exchange.facts.route}
+        logger.error("a request was not handled", exc_info=error, extra=known)
+        if exchange.request.stream is not None:
+            raise ConnectionResetError("the answer broke off") from None
+        return error_response(internal_error(), exchange)
+
+    def _find_out(self, head: Head) -> HeadFacts:
+        """Returns what a head decides."""
+        origins = self._cors_origins
+        cors = cors_headers(head.headers, origins) if origins else _NO_CORS
+        route, dialect, key_header, params = "unknown", None, "", _NO_PARAMS
+        handler: Callable[[Exchange], Response | Awaitable[Response | Stream]]
+        try:
+            methods, raw_params = self._router.find(head.path)
+            found = methods.get(head.method)
+            if found is not None and found.instead is not None and found.instead[0] in head.headers:
+                found = found.instead[1]
+            if found is None:
+                any_ = next(iter(methods.values()))
+                route, dialect = any_.path, any_.dialect
+                handler = partial(_without_handler, methods)
+            else:
+                route, dialect, key_header, handler = found.path, found.dialect, found.key_header, found.handler
+                params = decoded(raw_params)
+        except EdgeError as error:
+            handler = partial(_refused, error.message, error.reason, error.code)
+        given = head.headers.get("x-request-id", "")
+        return HeadFacts(
+            route,
+            handler,
+            dialect or dialect_of(head.path),
+            self._metrics.counts_of(route, head.method if head.method in _METHODS else "other"),
+            params,
+            key_header,
+            cors,
+            given if _SANE_REQUEST_ID.fullmatch(given) else "",
+        )
 
 
-def error_response(error: EdgeError, exchange: Exchange, dialect: Dialect) -> Response:
+class PendingAnswer:
+    """A request that is answered when a call to the core ends. No task waits for it."""
+
+    __slots__ = ("_answer", "_dispatcher", "_early", "_exchange", "_handle", "_start")
+
+    def __init__(self, dispatcher: Dispatcher, exchange: Exchange, answer: UnaryAnswer[Any, Any], start: float) -> None:
+        self._dispatcher = dispatcher
+        self._exchange = exchange
+        self._answer = answer
+        self._start = start
+        self._handle: CallHandle | None = None
+        self._early: Response | None = None
+
+    def begin(self) -> Response | None:
+        """Begins the call; returns the answer if it has ended already, else None: the answer goes to the connection."""
+        handle = self._answer.begin(self._take)
+        if self._early is None:
+            self._handle = handle
+        return self._early
+
+    def cancel(self) -> None:
+        """Ends the call: the client has left."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.cancel()
+            _count(self._exchange, CLIENT_LEFT, self._start, 0)
+
+    def _take(self, message: Any, status: CallStatus) -> None:
+        exchange = self._exchange
+        try:
+            answer = self._answer.finish(message, status)
+        except Exception as error:
+            answer = self._dispatcher.refuse(error, exchange)
+        _count(exchange, answer.status, self._start, len(answer.body))
+        if self._handle is None:
+            self._early = answer
+        else:
+            self._handle = None
+            exchange.request.wire.reply(answer)
+
+
+def _count(exchange: Exchange, status: int, start: float, sent: int) -> None:
+    """Counts an answered request.
+
+    Args:
+        exchange: The request.
+        status: The status of the answer.
+        start: When the request came, by `time.perf_counter`.
+        sent: Bytes of the answer's body.
+    """
+    exchange.facts.counts.add(status, time.perf_counter() - start, exchange.request.body.taken, sent)
+
+
+def error_response(error: EdgeError, exchange: Exchange) -> Response:
     """Returns the answer that tells an error."""
-    if dialect.uuids:
-        exchange.name_by_uuid()
     error.request_id = exchange.request_id
-    answer = dialect.render_error(error)
+    answer = exchange.facts.dialect.render_error(error)
     return Response(answer.body, JSON | exchange.headers | answer.headers, answer.status, close=error.close)
 
 
@@ -124,11 +221,16 @@ def answer_bad_http(error: HttpError) -> Response:
     return Response(answer.body, headers, answer.status, close=True)
 
 
-def _without_handler(exchange: Exchange, methods: Mapping[str, Route], cors: Mapping[str, str]) -> Response:
+def _without_handler(methods: Mapping[str, Route], exchange: Exchange) -> Response:
     """Answers OPTIONS, and methods that a resource does not have."""
     request, allow = exchange.request, allowed_methods(methods)
     if request.method == "OPTIONS":
-        headers = {"Allow": allow, **exchange.headers, **preflight_headers(request.headers, cors, allow)}
-        return Response(b"", headers, 204)
+        preflight = preflight_headers(request.headers, exchange.facts.cors, allow)
+        return Response(b"", {"Allow": allow, **exchange.headers, **preflight}, 204)
     message = f"Not allowed to {request.method[:20]} on this URL; allowed: {allow}."
     raise EdgeError(message, status=405, code="method_not_allowed", headers={"Allow": allow})
+
+
+def _refused(message: str, reason: Reason, code: str | None, _: Exchange) -> Response:
+    """Refuses what has no route."""
+    raise EdgeError(message, reason=reason, code=code)

@@ -37,7 +37,7 @@ def trace_requests(provider: TracerProvider) -> Begin:
             "http.request.method": route.method,
             "http.route": route.path,
             "url.scheme": "http",
-            "network.protocol.version": f"1.{request.minor}",
+            "network.protocol.version": f"1.{request.head.minor}",
             "dragoman.request_id": exchange.request_id,
         }
         if not route.dialect.secret_paths:

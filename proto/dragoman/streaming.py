@@ -141,6 +141,17 @@ def open_stream(
 
 _LOCALLY_CANCELLED = CallStatus(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
 
+
+def status_of_exception(error: BaseException) -> CallStatus:
+    """Returns the status of a `grpc.aio` call from what awaiting it raised."""
+    if isinstance(error, asyncio.CancelledError):
+        return _LOCALLY_CANCELLED
+    if isinstance(error, grpc.aio.AioRpcError):
+        return CallStatus(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+    # What grpc.aio says of requests and metadata that cannot be sent.
+    return CallStatus(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+
 _running: set[_IteratedStream[Any]] = set()
 """Keeps the streams that nobody holds: the loop has only weak references to their tasks."""
 
@@ -202,7 +213,7 @@ class _IteratedStream(Generic[ResponseT]):
                 await call.code(), await call.details() or "", tuple(await call.trailing_metadata() or ())
             )
         except grpc.aio.AioRpcError as error:
-            return CallStatus(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+            return status_of_exception(error)
 
     async def _resumed(self) -> bool:
         """Waits for `resume`; returns False if the call fails first (one that ended well still owes its message)."""
@@ -216,12 +227,10 @@ class _IteratedStream(Generic[ResponseT]):
 
     def _report(self, task: asyncio.Task[CallStatus]) -> None:
         _running.discard(self)
-        if task.cancelled():
-            self._call.cancel()
-            status = _LOCALLY_CANCELLED
-        elif (error := task.exception()) is not None:  # what grpc.aio says of requests and metadata of wrong types
-            self._call.cancel()
-            status = CallStatus(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
-        else:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
             status = task.result()
+        else:
+            self._call.cancel()
+            status = status_of_exception(error)
         self._sink.on_end(status)

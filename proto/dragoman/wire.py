@@ -28,6 +28,11 @@ def number_tag(message: type[Message], field: str) -> bytes:
     return varint(message.DESCRIPTOR.fields_by_name[field].number << 3)
 
 
+def fixed_tag(message: type[Message], field: str) -> bytes:
+    """Returns what stands before the value of a field that is a double: eight bytes."""
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 1)
+
+
 def tag(message: type[Message], field: str) -> bytes:
     """Returns what stands before the length of a field that is a text or a message."""
     return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 from dragoman.v1.sampling_pb2 import Sampling
 from dragoman_server.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.protobuf.descriptor import FieldDescriptor
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
@@ -39,7 +45,13 @@ def check_sampling(sampling: Sampling, path: str = "spec.chat.sampling") -> None
     Raises:
         InvalidRequest: If one breaks a rule; `field` names which.
     """
-    for descriptor, value in sampling.ListFields():
+    check_fields(sampling.ListFields(), path)
+
+
+def check_fields(fields: Sequence[tuple[FieldDescriptor, Any]], path: str = "spec.chat.sampling") -> None:
+    """Does what `check_sampling` says, for the fields that are set, by their numbers."""
+    logprobs = False
+    for descriptor, value in fields:
         bounds = _BOUNDS.get(descriptor)
         if bounds is not None and bounds[0] <= value <= bounds[1] and descriptor is not _TOP_LOGPROBS:
             continue
@@ -48,8 +60,10 @@ def check_sampling(sampling: Sampling, path: str = "spec.chat.sampling") -> None
             if not bounds[0] <= value <= bounds[1]:  # NaN fails too
                 text = f"is {value:g}, but must be between {bounds[0]:g} and {bounds[1]:g}"
                 raise _invalid(f"{path}.{name}", text)
-            if name == "top_logprobs" and not sampling.logprobs:
+            if name == "top_logprobs" and not logprobs:  # whose number comes before
                 raise _invalid(f"{path}.top_logprobs", "needs `logprobs`")
+        elif name == "logprobs":
+            logprobs = value
         elif name == "stop":
             if len(value) > MAX_STOPS or not all(value):
                 raise _invalid(f"{path}.stop", f"must be at most {MAX_STOPS} texts, none of them empty")

@@ -23,7 +23,7 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(result.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("package", ["dragoman.streaming", "dragoman_client"])
+@pytest.mark.parametrize("package", ["dragoman.streaming", "dragoman.unary", "dragoman_client"])
 def test_contract_and_client_need_grpc_and_protobuf_only(package: str) -> None:
     loaded = loaded_by(f"import {package}")
     assert "grpc" in loaded

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from dragoman.v1.message_pb2 import Role
 from dragoman.v1.run_pb2 import ChatSpec
 from dragoman_server.providers.base import EventBatch, GenerationRequest
+from dragoman_server.providers.wire import whole_batch
 
 if TYPE_CHECKING:
-    from dragoman.v1.event_pb2 import ChoiceFinished, RunEvent
+    from dragoman.v1.event_pb2 import ChoiceFinished, FinishReason, RunEvent
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import Generation, Provider
@@ -30,6 +31,8 @@ class Recording:
     ends: list[Failure | None] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     starting: bool = True
+    whole: bool = False
+    """Whether the answer came by `on_whole`."""
     ended_at: float = 0.0
     on_batch: object = None
     """Called after each batch, if it can be."""
@@ -52,6 +55,15 @@ class Recording:
         batch = EventBatch()
         batch.events.add().text_delta.text = text
         self.on_events(batch)
+
+    def on_whole(self, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        if not text:
+            self.violations.append("an empty text")
+        if self.batches:
+            self.violations.append("a whole answer after something else")
+        self.whole = True
+        self.on_events(whole_batch(text, finish_reason, usage))
+        self.on_end(None)
 
     def on_end(self, failure: Failure | None) -> None:
         self._check("on_end")

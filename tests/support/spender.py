@@ -1,7 +1,7 @@
-"""A process that spends credits as fast as it can: `python -m tests.support.spender URL ACCOUNT RUNS [hold]`.
+"""A process that spends credits as fast as it can: `python -m tests.support.spender URL ACCOUNT RUNS [hold] [brief]`.
 
 Says `ready`, waits for a line, and says what it was charged. With `hold`, it says so when it has reserved something,
-and then waits to be killed.
+and then waits to be killed. With `brief`, credits may be reserved ahead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def say(what: object) -> None:
     sys.stdout.flush()
 
 
-async def spend(url: str, account_id: str, runs: int, *, hangs: bool) -> None:
+async def spend(url: str, account_id: str, runs: int, *, hangs: bool, brief: bool) -> None:
     store = open_store(url)
     credits = await credits_with(store, 0)
     await credits.start()
@@ -38,7 +38,7 @@ async def spend(url: str, account_id: str, runs: int, *, hangs: bool) -> None:
             try:
                 hold = await credits.hold(
                     caller, run_id=new_id("run"), step_id="step_1", operation="chat", model="m", token_type="",
-                    input_tokens=random.randrange(100), output_tokens=50,
+                    input_tokens=random.randrange(100), output_tokens=50, brief=brief,
                 )  # fmt: skip
             except InsufficientCredits:
                 continue
@@ -56,4 +56,5 @@ async def spend(url: str, account_id: str, runs: int, *, hangs: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(spend(sys.argv[1], sys.argv[2], int(sys.argv[3]), hangs=sys.argv[4:] == ["hold"]))
+    how = sys.argv[4:]
+    asyncio.run(spend(sys.argv[1], sys.argv[2], int(sys.argv[3]), hangs="hold" in how, brief="brief" in how))

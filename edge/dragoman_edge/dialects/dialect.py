@@ -70,7 +70,7 @@ class Generation:
             that comes before its head.
     """
 
-    fill: Callable[[RunSpec], None]
+    fill: Callable[[RunSpec], object]
     render: Callable[[Run], bytes]
     renderer: Callable[[], Renderer[StreamRunResponse]] | None
     name_of: Callable[[str], str]

@@ -21,11 +21,18 @@ class Body:
 
     __slots__ = ("_data", "_dropped", "_error", "_limit", "_waiter", "complete", "declared", "taken", "unread")
 
-    def __init__(self, declared: int | None) -> None:
+    def __init__(self, declared: int | None, whole: bytes | None = None) -> None:
+        """Begins to take a body.
+
+        Args:
+            declared: Its length, as the head says; None if it comes in chunks.
+            whole: All of it, if it has come already.
+        """
         self.declared = declared
-        self.complete = False
-        self.unread = self.taken = 0
-        self._data: bytes | bytearray = b""
+        self.complete = whole is not None
+        self.unread = 0 if whole is None else len(whole)
+        self.taken = 0
+        self._data: bytes | bytearray = whole or b""
         self._dropped = False
         self._limit = 0
         self._error: BodyError | None = None

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 from enum import Enum, auto
-from typing import TYPE_CHECKING, cast
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from dragoman_edge.http.errors import BodyError, HttpError
 from dragoman_edge.http.parser import RequestParser
@@ -14,13 +15,16 @@ from dragoman_edge.http.response import Response, render_head
 from dragoman_edge.http.stream import Stream, chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from dragoman_edge.http.request import Request
     from dragoman_edge.http.server import Server
 
 logger = logging.getLogger(__name__)
 
+
+_LITTLE = 16 * 1024
+"""Most bytes that are written with those of other connections."""
 
 _TASK = "request"
 """Name of all tasks: to make up one for each costs as much as the task."""
@@ -36,15 +40,32 @@ class Waits(Enum):
     READER = auto()  # the client must read its answer
 
 
+class Cancellable(Protocol):
+    """What answers a request."""
+
+    def cancel(self) -> object:
+        """Ends it: the client has gone. Nothing may be told to the connection any more."""
+
+
+class _SlowReader:
+    """Stands for the client that has yet to read its answer."""
+
+    def cancel(self) -> None:
+        pass
+
+
+_SLOW_READER = _SlowReader()
+
+
 class Connection(asyncio.Protocol):
     """The protocol of one connection.
 
-    A request costs one task: the one that its handler runs in. The server's timer looks after the times: it calls
-    `check`.
+    A request costs one task: the one that its handler waits in. One whose answer comes by `reply` costs none. The
+    server's timer looks after the times: it calls `check`.
 
     Attributes:
         writing_paused: Whether so much waits for the client that no more should be written.
-        task: The task that answers a request, if one is being answered.
+        work: What answers a request, if one is being answered, or begins to answer the next one.
         transport: The transport, until it is closed.
     """
 
@@ -52,17 +73,16 @@ class Connection(asyncio.Protocol):
         "_backlog",
         "_began",
         "_closing",
+        "_deadline",
         "_drained",
         "_lingered",
         "_parser",
-        "_patience",
         "_reading_paused",
         "_server",
-        "_since",
         "_unsent",
         "_waits",
-        "task",
         "transport",
+        "work",
         "writing_paused",
     )
 
@@ -71,17 +91,16 @@ class Connection(asyncio.Protocol):
         self._parser = RequestParser(server.limits)
         self.transport: asyncio.Transport | None = None
         self._backlog = b""  # what came after the request that is being answered
-        self._began = False  # whether the task has begun to run
+        self._began = False  # whether the task that waits for an answer has begun to run
         self._closing = False  # whether the connection is closed after this answer
         self._reading_paused = False
         self._drained: asyncio.Future[None] | None = None
         self._lingered = 0
         self._unsent = 0
         self._waits = Waits.REQUEST
-        self._since = server.now
-        self._patience = server.limits.idle
+        self._deadline = server.idle_deadline
         self.writing_paused = False
-        self.task: asyncio.Task[None] | None = None
+        self.work: Cancellable | None = None
 
     # --- the transport calls
 
@@ -98,22 +117,31 @@ class Connection(asyncio.Protocol):
         self.transport = None
         self._parser.close()
         self._wake_writer()
-        if self.task is not None:
-            self.task.cancel()
+        work = self.work
+        if isinstance(work, asyncio.Task):  # `_wait_for_answer` ends it, once it has begun
             if self._began:
-                return  # `_answer` ends it
-            self.task = None
+                work.cancel()
+            else:
+                self._server.loop.call_soon(work.cancel)
+            return
+        if work is not None:
+            self.work = None
+            work.cancel()
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
         """Parses what came, or keeps it while a request is being answered."""
         if self._lingered:
             self._throw_away(data)
-        elif self.task is None:
-            self._feed(data)
+        elif self.work is None:
+            request = self._parser.repeated(data)
+            if request is not None:
+                self._begin(request)
+            else:
+                self._feed(data)
         else:
-            request = self._parser.request
-            if request is None or request.body.complete:
+            under_way = self._parser.request
+            if under_way is None or under_way.body.complete:
                 self._backlog += data
                 if len(self._backlog) > self._server.limits.unread:
                     self._pause_reading()
@@ -129,8 +157,14 @@ class Connection(asyncio.Protocol):
         """Notes that the client has caught up."""
         self.writing_paused = False
         if self._waits is Waits.READER and not self._closing_down():
-            self._wait(Waits.NOTHING, math.inf)
+            if self.work is None:
+                self._wait(Waits.REQUEST, self._server.limits.idle)
+            else:
+                self._wait(Waits.NOTHING, math.inf)
         self._wake_writer()
+        request = self._parser.request
+        if self.work is _SLOW_READER and request is not None:
+            self._answered(request)
 
     # --- requests
 
@@ -152,7 +186,7 @@ class Connection(asyncio.Protocol):
             return
         if rest:
             self._backlog = rest + self._backlog
-        if self.task is None and self._waits is not Waits.REST:
+        if self.work is None and self._waits is not Waits.REST:
             self._begin(request)
         elif request.body.complete:
             if self._waits is Waits.REST:
@@ -162,21 +196,49 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, request: Request) -> None:
         request.wire = self
-        self._began = False
-        self._closing = not request.keep_alive
-        self._wait(Waits.NOTHING, math.inf)
-        self.task = self._server.loop.create_task(self._answer(request), name=_TASK)
+        self._closing = not request.head.keep_alive
+        self._waits, self._deadline = Waits.NOTHING, math.inf
+        try:
+            answer: Any = self._server.handler(request)
+        except Exception:
+            logger.exception("a request was not answered")
+            self.abort()
+            return
+        if isinstance(answer, Response):
+            self.reply(answer)
+        elif isinstance(answer, CoroutineType):
+            self._began = False
+            self.work = self._server.loop.create_task(self._wait_for_answer(request, answer), name=_TASK)
+        else:
+            self.work = answer
 
-    async def _answer(self, request: Request) -> None:
+    def reply(self, answer: Response) -> None:
+        """Writes an answer, and turns to what comes after its request."""
+        self.work = None
+        transport, request, server = self.transport, self._parser.request, self._server
+        if request is None or transport is None or transport.is_closing():
+            return
+        closing = self._closing = self._closing or answer.close or server.stopping
+        try:
+            self.send(answer.render(request, server.common, close=closing))
+        except Exception:
+            logger.exception("a request was not answered")
+            self.abort()
+            return
+        if closing or self.writing_paused or self._reading_paused or self._backlog or not request.body.complete:
+            self._answered(request)
+        else:
+            self._parser.request = None
+            self._waits, self._deadline = Waits.REQUEST, server.idle_deadline
+
+    async def _wait_for_answer(self, request: Request, answering: Coroutine[Any, Any, Response | Stream]) -> None:
         self._began = True
         try:
-            answer = await self._server.handler(request)
+            answer = await answering
             if isinstance(answer, Response):
                 self._write(answer, request)
             elif not answer.ended:
                 raise ConnectionError("the answer broke off")
-            if self.writing_paused:
-                await self.drain()
         except asyncio.CancelledError:
             self.abort()
             raise
@@ -186,21 +248,27 @@ class Connection(asyncio.Protocol):
             logger.exception("a request was not answered")
             self.abort()
         finally:
-            self.task = None
-            if self.transport is None:
-                self._server.forget(self)
-            else:
-                self._release(request)
+            self._answered(request)
 
     def _write(self, answer: Response, request: Request) -> None:
         transport, server = self.transport, self._server
         if transport is None or transport.is_closing():
             return
         self._closing = self._closing or answer.close or server.stopping
-        transport.write(answer.render(request, server.common, close=self._closing))
+        self.send(answer.render(request, server.common, close=self._closing))
+
+    def _answered(self, request: Request) -> None:
+        """Turns to what comes after an answered request, once the client has caught up."""
+        self.work = None
+        if self.transport is None:
+            self._server.forget(self)
+        elif self.writing_paused:
+            self.work = _SLOW_READER  # `resume_writing` goes on
+            self._wait_for_reader()
+        else:
+            self._release(request)
 
     def _release(self, request: Request) -> None:
-        """Turns to what comes after an answered request."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
@@ -220,10 +288,14 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         self._parser.request = None
         self._wait(Waits.REQUEST, self._server.limits.idle)
-        if self._reading_paused:
-            self._resume_reading()
-        if self._backlog:
-            data, self._backlog = self._backlog, b""
+        self._resume_reading()
+        if self._backlog:  # not within a call chain that an answer came by, nor one request within the other
+            self.work = self._server.loop.call_soon(self._feed_backlog)
+
+    def _feed_backlog(self) -> None:
+        self.work = None
+        data, self._backlog = self._backlog, b""
+        if not self._closing_down():
             self._feed(data)
 
     def _broken_body(self, error: BodyError) -> None:
@@ -231,7 +303,7 @@ class Connection(asyncio.Protocol):
         if self._waits is Waits.REST:  # it is answered
             self._close()
             return
-        if request is None or self.task is None:  # nobody has begun to answer it
+        if request is None or self.work is None:  # nobody has begun to answer it
             self._dismiss(self._server.on_error(error))
             return
         self._closing = True
@@ -242,8 +314,7 @@ class Connection(asyncio.Protocol):
 
     def ask_for_body(self) -> None:
         """Tells a client that waits for it to send its body."""
-        if self.transport is not None:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def receive(self, request: Request, limit: int) -> None:
         """Waits until the body of a request is complete, or larger than `limit`.
@@ -260,10 +331,10 @@ class Connection(asyncio.Protocol):
 
     def begin(self, request: Request, status: int, headers: Mapping[str, str], first: bytes, *, last: bool) -> Stream:
         """Begins an answer whose length is not known: the head and the first bytes of its body are one write."""
-        transport, server = self.transport, self._server
-        if transport is None:
+        server = self._server
+        if self.transport is None:
             raise ConnectionResetError("the client has gone")
-        chunked = bool(request.minor)
+        chunked = bool(request.head.minor)
         self._closing = self._closing or server.stopping or not chunked
         common = f"{server.common}Transfer-Encoding: chunked\r\n" if chunked else server.common
         head = render_head(request, status, headers, common, close=self._closing)
@@ -272,8 +343,20 @@ class Connection(asyncio.Protocol):
         else:
             size = len(first)
             first = chunk(first, last=last) if chunked else first
-        transport.write(head + first)
-        return Stream(transport, self, status, chunked=chunked, ended=last, sent=size)
+        self.send(head + first)
+        return Stream(self, status, chunked=chunked, ended=last, sent=size)
+
+    def send(self, data: bytes) -> None:
+        """Writes bytes by the end of this turn of the loop; many at once: whether the client is slow must show."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        outbox = self._server.outbox
+        if len(data) <= _LITTLE:
+            outbox.write(transport, data)
+        else:
+            outbox.flush()
+            transport.write(data)
 
     async def drain(self) -> None:
         """Waits until the client has caught up."""
@@ -293,29 +376,24 @@ class Connection(asyncio.Protocol):
     def retire(self) -> None:
         """Closes the connection, at once if no request is under way, else after its answer."""
         self._closing = True
-        if self.task is None and not self._lingered:
+        if self.work is None and not self._lingered:
             self._close()
 
-    def cut_off(self) -> None:
-        """Ends the connection and what is done for it."""
-        if self.task is not None:
-            self.task.cancel()
-        self.abort()
-
     def abort(self) -> None:
-        """Closes the connection at once; whatever the client has not got is lost."""
+        """Closes the connection at once, and ends what is done for it; whatever the client has not got is lost."""
         if self.transport is not None:
             self.transport.abort()
 
     def _close(self) -> None:
         if self.transport is not None:
+            self._server.outbox.flush()
             self.transport.close()
             self._wait_for_reader()  # what is written still goes out
 
     def _dismiss(self, answer: Response) -> None:
         """Sends a client away: what it sends can no longer be trusted, or is not wanted."""
         if not self._closing_down() and self.transport is not None:
-            self.transport.write(answer.render(None, self._server.common, close=True))
+            self.send(answer.render(None, self._server.common, close=True))
             self._linger()
 
     def _linger(self) -> None:
@@ -325,6 +403,7 @@ class Connection(asyncio.Protocol):
             return
         self._backlog = b""
         self._lingered = 1
+        self._server.outbox.flush()
         if transport.can_write_eof():
             transport.write_eof()
         self._wait(Waits.REST, self._server.limits.linger)
@@ -339,7 +418,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Acts if what the connection waits for takes too long."""
-        if now - self._since <= self._patience:
+        if now <= self._deadline:
             return
         if self._waits is Waits.BODY:
             request = self._parser.request
@@ -369,8 +448,7 @@ class Connection(asyncio.Protocol):
 
     def _wait(self, for_: Waits, patience: float) -> None:
         self._waits = for_
-        self._since = self._server.now
-        self._patience = patience + self._server.tick
+        self._deadline = self._server.now + patience + self._server.tick
 
     def _closing_down(self) -> bool:
         return self.transport is None or self.transport.is_closing()

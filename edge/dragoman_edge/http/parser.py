@@ -9,7 +9,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from dragoman_edge.http.body import Body
 from dragoman_edge.http.errors import BodyError, HttpError
-from dragoman_edge.http.request import Request
+from dragoman_edge.http.request import Head, Request
 
 if TYPE_CHECKING:
     from dragoman_edge.http.limits import Limits
@@ -30,14 +30,14 @@ class _Known(NamedTuple):
     Attributes:
         before: What stands before the number of its Content-Length.
         after: What stands behind the number.
-        line: Index of that header among the lines.
-        request: What the head says.
+        size: Bytes of the head, the last time it came.
+        head: What it says.
     """
 
     before: bytes
     after: bytes
-    line: int
-    request: Request
+    size: int
+    head: Head
 
 
 class RequestParser:
@@ -92,6 +92,23 @@ class RequestParser:
                 data = self._feed_chunks(data)
         return data
 
+    def repeated(self, data: bytes) -> Request | None:
+        """Returns the request that the bytes are, if they are one as it came before: nothing is left to parse.
+
+        They must be all of it, its head that of the last one but for the number of its length, and that number the one
+        that fits the bytes, of as many digits as the last one. Then llhttp, which stands between two requests, would
+        find no other end for it; it is not asked. Whatever is different in any way is for `feed`.
+        """
+        known = self._known
+        if known is None or self.request is not None or self._head:
+            return None
+        before, after, size, head = known
+        length = len(data) - size
+        if length < 0 or data[:size] != b"%b%d%b" % (before, length, after):
+            return None
+        self.request = request = Request(head, Body(length, data[size:]))
+        return request
+
     def close(self) -> None:
         """Ends parsing. Parser and connection then no longer keep each other."""
         self._llhttp = None
@@ -139,11 +156,12 @@ class RequestParser:
         """
         request = self.request
         if request is None or request.method == "CONNECT":
-            self._llhttp = None
+            self._llhttp = self._known = None
             return
-        framing = [f"{name}: {request.headers[name]}\r\n" for name in _FRAMING if name in request.headers]
+        declared = request.body.declared
+        framing = "Transfer-Encoding: chunked" if declared is None else f"Content-Length: {declared}"
         self._llhttp = HttpRequestParser(self)
-        self._llhttp.feed_data(f"POST / HTTP/1.{request.minor}\r\n{''.join(framing)}\r\n".encode())
+        self._llhttp.feed_data(f"POST / HTTP/1.{request.head.minor}\r\n{framing}\r\n\r\n".encode())
 
     # Called by llhttp, from within feed_data
 
@@ -164,26 +182,27 @@ class RequestParser:
         """Returns the request of a head that differs from the known one by its length at most; None for others."""
         if self._known is None:
             return None
-        head, (before, after, line, past) = self._head, self._known
-        digits = head[len(before) : -len(after)]
-        if not (digits.isdigit() and head.startswith(before) and head.endswith(after)):
+        raw, (before, after, size, head) = self._head, self._known
+        digits = raw[len(before) : -len(after)]
+        if not (digits.isdigit() and raw.startswith(before) and raw.endswith(after)):
             return None
         if len(digits) > _LONGEST_LENGTH:
             return None
-        length, headers, lines = int(digits), past.headers, past.lines
-        if length != past.body.declared:
-            text = digits.decode()
-            headers, lines = headers | {"content-length": text}, lines.copy()
-            lines[line] = f"{lines[line].partition(':')[0]}: {text}"
-        return Request(past.method, past.raw_target, past.minor, headers, lines, Body(length), past.keep_alive)
+        if len(raw) != size:
+            self._known = self._known._replace(size=len(raw))
+        return Request(head, Body(int(digits)))
 
-    def _remember(self, request: Request) -> None:
-        """Keeps what a checked head says, for the next one."""
-        head = self._head
-        line = head.lower().find(b"\r\ncontent-length:")
-        number = request.headers["content-length"].encode()
-        start = head.index(number, line + len(b"\r\ncontent-length:"))
-        self._known = _Known(head[:start], head[start + len(number) :], head.count(b"\r\n", 0, line), request)
+    def _remember(self, head: Head, number: bytes) -> None:
+        """Keeps what a checked head says, for the next one.
+
+        Args:
+            head: What it says.
+            number: The number of its Content-Length, as it came.
+        """
+        raw = self._head
+        line = raw.lower().find(b"\r\ncontent-length:")
+        start = raw.index(number, line + len(b"\r\ncontent-length:"))
+        self._known = _Known(raw[:start], raw[start + len(number) :], len(raw), head)
 
     def _read_head(self) -> Request:
         """Checks the head and returns the request.
@@ -208,11 +227,13 @@ class RequestParser:
         if "upgrade" in headers or method == "CONNECT":
             self._upgrading = self._llhttp.should_upgrade() and method != "CONNECT"
             keep_alive = keep_alive and method != "CONNECT"
-        request = Request(method, target, minor, headers, lines, Body(declared), keep_alive)
+        number = headers.get("content-length", "")
+        head = Head(method, target, minor, headers, lines, keep_alive)
+        request = Request(head, Body(declared))
         if minor:
             _check_host(request)
-        if declared and "upgrade" not in headers and method != "CONNECT" and self._head[:1] != b"\r":
-            self._remember(request)
+        if declared and keep_alive and "upgrade" not in headers and self._head[:1] != b"\r":
+            self._remember(head, number.encode())
         return request
 
     def on_body(self, piece: bytes) -> None:
@@ -233,9 +254,6 @@ class RequestParser:
             raise _head_too_large(f"The request has a header of more than {limit} bytes.")
         if len(lines) > self._limits.fields:
             raise _head_too_large(f"The request has more than {self._limits.fields} headers.")
-
-
-_FRAMING = ("content-length", "transfer-encoding")
 
 
 def _split(request_line: str) -> tuple[str, str, int]:

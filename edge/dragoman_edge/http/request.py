@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dragoman_edge.http.errors import BodyError
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dragoman_edge.http.body import Body
+    from dragoman_edge.http.response import Response
     from dragoman_edge.http.stream import Stream
 
 
@@ -18,6 +19,9 @@ class Wire(Protocol):
 
     def ask_for_body(self) -> None:
         """Tells a client that waits for it to send its body."""
+
+    def reply(self, answer: Response) -> None:
+        """Answers the request, if what answers it has said that the answer comes later."""
 
     async def receive(self, request: Request, limit: int) -> None:
         """Waits until the body of a request is complete, or larger than `limit`.
@@ -30,8 +34,8 @@ class Wire(Protocol):
         """Begins an answer whose length is not known."""
 
 
-class Request:
-    """A request. Its head is complete; its body may still be on its way.
+class Head:
+    """What the head of a request says. Requests of a connection share it if they differ in nothing but their length.
 
     Attributes:
         method: The method.
@@ -39,16 +43,15 @@ class Request:
         path: The path in it, still encoded; `*` or an authority for the methods that have no path.
         query: The query in it, still encoded, without the question mark.
         minor: 1 for HTTP/1.1, 0 for HTTP/1.0.
-        headers: The headers by lower-case name; of repeated ones the first.
-        lines: The header lines as they came.
+        headers: The headers by lower-case name, without Content-Length; of repeated ones the first.
+        lines: The header lines as they came, with the first request.
         repeats: Whether a header came twice.
         keep_alive: Whether the client wants to go on using the connection.
-        body: The body on its way; `read` returns it.
-        stream: The answer, if it has begun and its length is not known.
+        facts: What whoever answers has found out from the head, and need not find out again.
     """
 
     __slots__ = (
-        "body",
+        "facts",
         "headers",
         "keep_alive",
         "lines",
@@ -58,52 +61,75 @@ class Request:
         "query",
         "raw_target",
         "repeats",
-        "stream",
-        "wire",
     )
 
-    wire: Wire
-
     def __init__(
-        self,
-        method: str,
-        target: str,
-        minor: int,
-        headers: dict[str, str],
-        lines: list[str],
-        body: Body,
-        keep_alive: bool,
+        self, method: str, target: str, minor: int, headers: dict[str, str], lines: list[str], keep_alive: bool
     ) -> None:
         self.method = method
         self.raw_target = target
         self.path, _, self.query = (target if target[:1] == "/" else _origin_form(target)).partition("?")
         self.minor = minor
+        self.repeats = len(headers) != len(lines)
+        headers.pop("content-length", None)
         self.headers = headers
         self.lines = lines
-        self.repeats = len(headers) != len(lines)
-        self.body = body
         self.keep_alive = keep_alive
+        self.facts: Any = None
+
+
+class Request:
+    """A request. Its head is complete; its body may still be on its way.
+
+    Attributes:
+        head: What its head says.
+        body: The body on its way; `read` returns it.
+        wire: The connection that it came on.
+        stream: The answer, if it has begun and its length is not known.
+    """
+
+    __slots__ = ("body", "head", "stream", "wire")
+
+    wire: Wire
+
+    def __init__(self, head: Head, body: Body) -> None:
+        self.head = head
+        self.body = body
         self.stream: Stream | None = None
+
+    @property
+    def method(self) -> str:
+        """The method."""
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        """The path, still encoded."""
+        return self.head.path
+
+    @property
+    def query(self) -> str:
+        """The query, still encoded."""
+        return self.head.query
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers by lower-case name, without Content-Length; of repeated ones the first."""
+        return self.head.headers
 
     def all_values(self, name: str) -> list[str]:
         """Returns all values of a header; the name is in lower case."""
         if name not in self.headers:
             return []
-        if not self.repeats:
+        if not self.head.repeats:
             return [self.headers[name]]
         return [value for given, value in self.fields() if given.lower() == name]
 
     def fields(self) -> list[tuple[str, str]]:
-        """Returns the headers as they came, in their order."""
-        split = (line.partition(":") for line in self.lines)
-        return [(name, value.strip(" \t")) for name, _, value in split]
-
-    def whole(self, limit: int) -> bytes | None:
-        """Returns the whole body if it has come with the head, and nothing is to be said about it; None if not."""
-        body = self.body
-        if not body.complete or body.unread > limit or "expect" in self.headers:
-            return None
-        return body.take()
+        """Returns the headers in their order, named as they came."""
+        split = (line.partition(":") for line in self.head.lines)
+        length = str(self.body.declared)
+        return [(name, length if name.lower() == "content-length" else value.strip(" \t")) for name, _, value in split]
 
     async def read(self, limit: int) -> bytes:
         """Returns the whole body. It does not wait if the body has come with the head.
@@ -114,7 +140,7 @@ class Request:
         body = self.body
         if body.declared is not None and body.declared > limit:
             raise _too_large(limit)
-        if "expect" in self.headers and self.headers["expect"].lower() == "100-continue" and self.minor:
+        if "expect" in self.headers and self.headers["expect"].lower() == "100-continue" and self.head.minor:
             self.wire.ask_for_body()
         if not body.complete:
             await self.wire.receive(self, limit)

@@ -22,15 +22,19 @@ class Response:
     Attributes:
         body: The body; HEAD requests and statuses without a body leave it out.
         headers: The headers, without those about length, date, server and connection.
+        lines: More of them, written already, each with its line break: none of them may hold another one.
         status: The HTTP status.
         close: Whether the connection is closed after it.
     """
 
-    __slots__ = ("body", "close", "headers", "status")
+    __slots__ = ("body", "close", "headers", "lines", "status")
 
-    def __init__(self, body: bytes, headers: Mapping[str, str], status: int = 200, *, close: bool = False) -> None:
+    def __init__(
+        self, body: bytes, headers: Mapping[str, str], status: int = 200, *, close: bool = False, lines: str = ""
+    ) -> None:
         self.body = body
         self.headers = headers
+        self.lines = lines
         self.status = status
         self.close = close
 
@@ -47,13 +51,15 @@ class Response:
         """
         status, body = self.status, self.body
         if status in _BODYLESS:
-            return render_head(request, status, self.headers, common, close=close)
+            return render_head(request, status, self.headers, common, close=close, lines=self.lines)
         common = f"{common}Content-Length: {len(body)}\r\n"
-        head = render_head(request, status, self.headers, common, close=close)
-        return head if request is not None and request.method == "HEAD" else head + body
+        head = render_head(request, status, self.headers, common, close=close, lines=self.lines)
+        return head if request is not None and request.head.method == "HEAD" else head + body
 
 
-def render_head(request: Request | None, status: int, headers: Mapping[str, str], common: str, *, close: bool) -> bytes:
+def render_head(
+    request: Request | None, status: int, headers: Mapping[str, str], common: str, *, close: bool, lines: str = ""
+) -> bytes:
     """Returns the head of an answer.
 
     Args:
@@ -62,19 +68,21 @@ def render_head(request: Request | None, status: int, headers: Mapping[str, str]
         headers: The headers of this answer.
         common: Further header lines, each with its line break.
         close: Whether the connection is closed after it.
+        lines: More header lines of this answer.
 
     Raises:
         ValueError: If a header holds a line break.
     """
-    minor = 1 if request is None else request.minor
-    lines = [_STATUS_LINES.get((minor, status)) or f"HTTP/1.{minor} {status} "]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    minor = 1 if request is None else request.head.minor
+    own = ""
+    for name, value in headers.items():
+        own += f"{name}: {value}\r\n"
+    if own.count("\r") != len(headers) or own.count("\n") != len(headers):  # what handlers tell may hold anything
+        raise ValueError("a header holds a line break")
     if close:
         if minor:
-            lines.append("Connection: close")
+            own += "Connection: close\r\n"
     elif not minor:
-        lines.append("Connection: keep-alive")
-    head = "\r\n".join(lines)
-    if head.count("\r") >= len(lines) or head.count("\n") >= len(lines):  # what handlers tell may hold anything
-        raise ValueError("a header holds a line break")
-    return f"{head}\r\n{common}\r\n".encode()
+        own += "Connection: keep-alive\r\n"
+    line = _STATUS_LINES.get((minor, status)) or f"HTTP/1.{minor} {status} "
+    return f"{line}\r\n{lines}{own}{common}\r\n".encode()

@@ -8,6 +8,7 @@ import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
+from dragoman.outbox import Outbox
 from dragoman_edge.http.connection import Connection
 from dragoman_edge.http.errors import HttpError
 
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from dragoman_edge.http.connection import Cancellable
     from dragoman_edge.http.limits import Limits
     from dragoman_edge.http.request import Request
     from dragoman_edge.http.response import Response
     from dragoman_edge.http.stream import Stream
 
-    Handler = Callable[[Request], Coroutine[Any, Any, Response | Stream]]
-    """Answers a request. It is cancelled when the client leaves."""
+    Handler = Callable[[Request], Response | Cancellable | Coroutine[Any, Any, Response | Stream]]
+    """Answers a request: at once, or later. What is awaited runs in a task, and is cancelled when the client leaves.
+
+    Whatever else is returned tells its answer by `request.wire.reply`, once, after it was returned. It is cancelled
+    when the client leaves, and tells nothing then.
+    """
 
 _BACKLOG = 1024
 _MOST_DISMISSED = 128
@@ -50,7 +56,9 @@ class Server:
         on_error: Says what a client is told that sends no good HTTP, or comes when too many are there.
         limits: Bounds of every connection.
         loop: The loop it runs on.
+        outbox: Takes what connections write.
         now: The time, as of the last look at the connections.
+        idle_deadline: When a connection is closed on which no request comes from now on.
         tick: Seconds between two looks.
         common: The header lines of every answer, as of the last look.
         stopping: Whether no more connections and requests are taken.
@@ -69,6 +77,7 @@ class Server:
         self.limits = limits
         self.stopping = False
         self.loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self.loop)
         self.tick = min(1.0, max(0.02, min(limits.idle, limits.body, limits.stall, limits.linger) / 4))
         self._counts = counts
         self._name = name
@@ -105,7 +114,7 @@ class Server:
             connection.retire()
         if not await self._emptied(drain_timeout):
             for connection in self.connections():
-                connection.cut_off()
+                connection.abort()
             await self._emptied(_LAST_STEPS)
         if self._timer is not None:
             self._timer.cancel()
@@ -149,6 +158,7 @@ class Server:
 
     def _read_clocks(self) -> None:
         self.now = self.loop.time()
+        self.idle_deadline = self.now + self.limits.idle + self.tick
         self.common = f"Server: {self._name}\r\nDate: {formatdate(math.floor(time.time()), usegmt=True)}\r\n"
 
     def connections(self) -> tuple[Connection, ...]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    import asyncio
+from typing import Protocol
 
 
 class Outlet(Protocol):
@@ -17,26 +14,27 @@ class Outlet(Protocol):
 
     writing_paused: bool
 
+    def send(self, data: bytes) -> None:
+        """Writes bytes by the end of this turn of the loop, unless the client has gone."""
+
     async def drain(self) -> None:
         """Waits until the client has caught up."""
 
 
 class Stream:
-    """The body of an answer that has begun. Pieces are written at once; a writer may look whether the client is slow.
+    """The body of an answer that has begun. Pieces go out in this turn; a writer may look whether the client is slow.
 
     Attributes:
         status: The HTTP status.
-        outlet: Tells whether the client is slow.
+        outlet: Takes the pieces, and tells whether the client is slow.
         ended: Whether the last piece is written.
         sent: Bytes of the body that were written.
     """
 
-    __slots__ = ("_chunked", "_transport", "ended", "outlet", "sent", "status")
+    __slots__ = ("_chunked", "_send", "ended", "outlet", "sent", "status")
 
-    def __init__(
-        self, transport: asyncio.Transport, outlet: Outlet, status: int, *, chunked: bool, ended: bool, sent: int = 0
-    ) -> None:
-        self._transport = transport
+    def __init__(self, outlet: Outlet, status: int, *, chunked: bool, ended: bool, sent: int = 0) -> None:
+        self._send = outlet.send
         self._chunked = chunked
         self.outlet = outlet
         self.status = status
@@ -50,22 +48,19 @@ class Stream:
         self.ended = last
         size = len(data)
         self.sent += size
-        transport = self._transport
-        if transport.is_closing():
-            return
         if not self._chunked:
-            transport.write(data)
+            self._send(data)
         elif last or size >= _FEW:
-            transport.write(chunk(data, last=last))
+            self._send(chunk(data, last=last))
         else:
-            transport.write(_SIZES[size] + data + b"\r\n")
+            self._send(_SIZES[size] + data + b"\r\n")
 
     def end(self) -> None:
         """Ends the body, if it has not ended."""
         if not self.ended:
             self.ended = True
-            if self._chunked and not self._transport.is_closing():
-                self._transport.write(_END)
+            if self._chunked:
+                self._send(_END)
 
 
 _END = b"0\r\n\r\n"

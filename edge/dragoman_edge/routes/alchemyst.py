@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dragoman.reasons import Reason
 from dragoman_edge.auth import KEY_HEADERS, credential_of
-from dragoman_edge.body import read_json_object
+from dragoman_edge.body import takes_json
 from dragoman_edge.dialects.alchemyst.errors import openai_error_body
 from dragoman_edge.dialects.alchemyst.paths import gemini_upstream, openai_upstream, task_of
-from dragoman_edge.dialects.openai.request import check_request, invalid, missing
+from dragoman_edge.dialects.openai.request import invalid
 from dragoman_edge.dialects.registry import GEMINI_PROXY, OPENAI_PROXY
 from dragoman_edge.errors import EdgeError
-from dragoman_edge.routes.chat import generation_of
+from dragoman_edge.routes.chat import read_generation as read_chat
 from dragoman_edge.routes.gemini import ALT, read_generation, unknown_method
 from dragoman_edge.routes.generation import PARAMETERS, generate
 from dragoman_edge.routing import Parameter, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from dragoman.v1.run_pb2 import RunSpec, Upstream
     from dragoman_edge.dialects.dialect import Generation
-    from dragoman_edge.dialects.openai.schemas import ChatCompletionRequest
     from dragoman_edge.edge import Edge
     from dragoman_edge.exchange import Exchange
     from dragoman_edge.http.response import Response
@@ -42,26 +41,20 @@ _STREAMS = {"generateContent": False, "streamGenerateContent": True}
 def proxy_routes(edge: Edge) -> list[Route]:
     """Returns the routes of the proxies. They read the path as it stands in the request line."""
 
-    async def create_by_default(exchange: Exchange) -> Response | Stream:
-        request = await read_request(exchange)
-        if request["model"] not in edge.settings.proxy_default_names:
+    def create_by_default(exchange: Exchange, body: dict[str, Any]) -> Awaitable[Response | Stream]:
+        generation = read_chat(body, openai_error_body, needs_model=True)
+        if body["model"] not in edge.settings.proxy_default_names:
             names = ", ".join(edge.settings.proxy_default_names)
             raise invalid("model", f"Invalid value for 'model': here it must be one of: {names}.")
-        generation = _also(generation_of(request, openai_error_body), _names_model(edge.settings.proxy_default_model))
-        return await generate(edge, exchange, generation, exchange.metadata())
+        generation = _also(generation, _names_model(edge.settings.proxy_default_model))
+        return generate(edge, exchange, generation, exchange.metadata())
 
-    async def create_at_upstream(exchange: Exchange) -> Response | Stream:
+    def create_at_upstream(exchange: Exchange, body: dict[str, Any]) -> Awaitable[Response | Stream]:
         upstream = openai_upstream(exchange.request.path[len(PREFIX) : -len(_COMPLETIONS)])
-        generation = _also(generation_of(await read_request(exchange), openai_error_body), _names_upstream(upstream))
-        return await generate(edge, exchange, generation, exchange.metadata())
+        generation = _also(read_chat(body, openai_error_body, needs_model=True), _names_upstream(upstream))
+        return generate(edge, exchange, generation, exchange.metadata())
 
-    async def read_request(exchange: Exchange) -> ChatCompletionRequest:
-        request = check_request(await read_json_object(exchange.request, edge.settings))
-        if not request.get("model"):
-            raise missing("model")
-        return request
-
-    async def generate_at_upstream(exchange: Exchange) -> Response | Stream:
+    def generate_at_upstream(exchange: Exchange, body: dict[str, Any]) -> Awaitable[Response | Stream]:
         place, version, _, segment = exchange.request.path[len(PREFIX) :].rsplit("/", 3)
         query = exchange.query()
         ours, theirs = _keys(exchange, query)
@@ -69,14 +62,14 @@ def proxy_routes(edge: Edge) -> list[Route]:
         task = task_of(segment)
         if not task.model or task.method not in _STREAMS:
             raise unknown_method(task.method)
-        generation = await read_generation(edge, exchange, query, task.model, streams=_STREAMS[task.method])
+        generation = read_generation(body, query, task.model, streams=_STREAMS[task.method])
         generation = _also(generation, _names_upstream(upstream))
-        return await generate(edge, exchange, generation, exchange.metadata_with(ours))
+        return generate(edge, exchange, generation, exchange.metadata_with(ours))
 
     return [
-        *_default_routes(create_by_default),
-        *_gemini_routes(generate_at_upstream),
-        *_upstream_routes(create_at_upstream),
+        *_default_routes(takes_json(edge.settings, create_by_default)),
+        *_gemini_routes(takes_json(edge.settings, generate_at_upstream)),
+        *_upstream_routes(takes_json(edge.settings, create_at_upstream)),
     ]
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dragoman_edge.body import read_json_object
+from dragoman_edge.body import takes_json
 from dragoman_edge.dialects.dialect import Generation
 from dragoman_edge.dialects.openai.answer import options_of, render_completion
 from dragoman_edge.dialects.openai.errors import error_body, param_of_field
+from dragoman_edge.dialects.openai.plain import read_plain
 from dragoman_edge.dialects.openai.render import ChatRenderer
-from dragoman_edge.dialects.openai.request import check_request
+from dragoman_edge.dialects.openai.request import check_request, missing
 from dragoman_edge.dialects.openai.to_proto import fill_chat_spec
 from dragoman_edge.routes.generation import PARAMETERS, generate
 from dragoman_edge.routing import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from dragoman_edge.dialects.openai.schemas import ChatCompletionRequest
+    from dragoman.v1.run_pb2 import RunSpec
     from dragoman_edge.edge import Edge
     from dragoman_edge.errors import EdgeError
     from dragoman_edge.exchange import Exchange
@@ -28,15 +29,14 @@ if TYPE_CHECKING:
 def chat_routes(edge: Edge) -> list[Route]:
     """Returns the routes of chat completions."""
 
-    async def create(exchange: Exchange) -> Response | Stream:
-        body = await read_json_object(exchange.request, edge.settings)
-        return await generate(edge, exchange, generation_of(check_request(body)), exchange.metadata())
+    def create(exchange: Exchange, body: dict[str, Any]) -> Awaitable[Response | Stream]:
+        return generate(edge, exchange, read_generation(body), exchange.metadata())
 
     return [
         Route(
             "POST",
             "/v1/chat/completions",
-            create,
+            takes_json(edge.settings, create),
             tag="Chat",
             summary="Creates a chat completion.",
             description=_DESCRIPTION,
@@ -48,18 +48,34 @@ def chat_routes(edge: Edge) -> list[Route]:
     ]
 
 
-def generation_of(request: ChatCompletionRequest, error_body: Callable[[EdgeError], bytes] = error_body) -> Generation:
-    """Returns what a checked request asks for.
+def read_generation(
+    body: dict[str, Any], error_body: Callable[[EdgeError], bytes] = error_body, *, needs_model: bool = False
+) -> Generation:
+    """Returns what a request asks for.
 
     Args:
-        request: The request.
+        body: The request.
         error_body: Tells an error within a stream.
+        needs_model: Whether it must name a model.
+
+    Raises:
+        EdgeError: If it breaks a rule.
     """
-    options = options_of(request)
+    fill: Callable[[RunSpec], object]
+    plain = read_plain(body)
+    if plain is not None:
+        wire, options, streams = plain
+        fill = lambda spec: spec.chat.MergeFromString(wire)  # noqa: E731
+    else:
+        request = check_request(body)
+        options, streams = options_of(request), bool(request.get("stream"))
+        fill = lambda spec: fill_chat_spec(spec.chat, request)  # noqa: E731
+    if needs_model and not options.model:
+        raise missing("model")
     return Generation(
-        lambda spec: fill_chat_spec(spec.chat, request),
+        fill,
         lambda run: render_completion(run, options),
-        (lambda: ChatRenderer(options, error_body)) if request.get("stream") else None,
+        (lambda: ChatRenderer(options, error_body)) if streams else None,
         param_of_field,
     )
 

@@ -9,7 +9,7 @@ import orjson
 
 from dragoman.reasons import Reason
 from dragoman.v1.catalog_service_pb2 import GetModelRequest, ListModelsRequest
-from dragoman_edge.body import read_json_object
+from dragoman_edge.body import takes_json
 from dragoman_edge.calls import answer_of
 from dragoman_edge.dialects.dialect import Generation
 from dragoman_edge.dialects.gemini.answer import options_of, render_answer
@@ -24,6 +24,8 @@ from dragoman_edge.routes.generation import PARAMETERS, generate
 from dragoman_edge.routing import Parameter, Route
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from dragoman_edge.edge import Edge
     from dragoman_edge.exchange import Exchange
     from dragoman_edge.http.response import Response
@@ -36,20 +38,21 @@ _LARGEST_PAGE = 1000
 def gemini_routes(edge: Edge) -> list[Route]:
     """Returns the routes of the dialect. Some paths of the catalogue are shared: see `models`."""
 
-    async def generate_content(exchange: Exchange) -> Response | Stream:
-        return await answer(exchange, streams=False)
+    def generate_content(exchange: Exchange, body: dict[str, Any]) -> Awaitable[Response | Stream]:
+        return answer(exchange, body, streams=False)
 
-    async def stream_generate_content(exchange: Exchange) -> Response | Stream:
-        return await answer(exchange, streams=True)
+    def stream_generate_content(exchange: Exchange, body: dict[str, Any]) -> Awaitable[Response | Stream]:
+        return answer(exchange, body, streams=True)
 
-    async def answer(exchange: Exchange, *, streams: bool) -> Response | Stream:
+    def answer(exchange: Exchange, body: dict[str, Any], *, streams: bool) -> Awaitable[Response | Stream]:
         query = exchange.query()
-        generation = await read_generation(edge, exchange, query, exchange.params["model_id"], streams=streams)
-        return await generate(edge, exchange, generation, exchange.metadata(query.get("key")))
+        generation = read_generation(body, query, exchange.params["model_id"], streams=streams)
+        return generate(edge, exchange, generation, exchange.metadata(query.get("key")))
 
-    generations = _generation_routes("/v1beta/models", generate_content, stream_generate_content)
+    whole, streamed = takes_json(edge.settings, generate_content), takes_json(edge.settings, stream_generate_content)
+    generations = _generation_routes("/v1beta/models", whole, streamed)
     # An SDK of Google's asks under v1 when it is given no version.
-    twins = _generation_routes("/v1/models", generate_content, stream_generate_content)
+    twins = _generation_routes("/v1/models", whole, streamed)
     return [
         *generations,
         *(replace(route, documented=False) for route in twins),
@@ -153,14 +156,11 @@ def unknown_method(name: str) -> EdgeError:
     return EdgeError(message, reason=Reason.NOT_FOUND)
 
 
-async def read_generation(
-    edge: Edge, exchange: Exchange, query: dict[str, str], model: str, *, streams: bool
-) -> Generation:
+def read_generation(body: dict[str, Any], query: dict[str, str], model: str, *, streams: bool) -> Generation:
     """Reads a request for a generation.
 
     Args:
-        edge: The parts of the edge.
-        exchange: The request.
+        body: The request.
         query: Its query.
         model: The model that its path names.
         streams: Whether its path asks for a stream.
@@ -171,7 +171,7 @@ async def read_generation(
     form = query.get("alt", query.get("$alt", "json"))
     if form not in ("json", "sse"):
         raise EdgeError(f"Invalid value for 'alt': {form[:40]!r}; it must be json or sse.", param="alt")
-    request = check_request(await read_json_object(exchange.request, edge.settings))
+    request = check_request(body)
     options = options_of(request, array=form == "json")
     return Generation(
         fill=lambda spec: fill_spec(spec, request, model),

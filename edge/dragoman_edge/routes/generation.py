@@ -6,22 +6,25 @@ import re
 from typing import TYPE_CHECKING
 
 from dragoman.streaming import open_stream
-from dragoman.v1.run_pb2 import DisconnectPolicy, RunSpec
+from dragoman.v1.run_pb2 import DisconnectPolicy, Run, RunSpec
 from dragoman.v1.run_service_pb2 import ExecuteRunRequest, StreamRunRequest
-from dragoman_edge.calls import STREAM_RUN, answer_of
+from dragoman_edge.calls import EXECUTE_RUN, STREAM_RUN, UnaryAnswer
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.routing import Parameter
-from dragoman_edge.served import tell_run, tell_start
+from dragoman_edge.served import lines_of, tell_circumstances, tell_run, tell_start
 from dragoman_edge.sse import EventStream
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from dragoman.streaming import Metadata
-    from dragoman.v1.run_service_pb2 import StreamRunResponse
+    from dragoman.v1.run_service_pb2 import ExecuteRunResponse, StreamRunResponse
     from dragoman_edge.dialects.dialect import Generation
     from dragoman_edge.edge import Edge
     from dragoman_edge.exchange import Exchange
     from dragoman_edge.http.response import Response
     from dragoman_edge.http.stream import Stream
+    from dragoman_edge.sse import Renderer
 
 _DISCONNECT = "X-Dragoman-Disconnect"
 CONVERSATION = "X-Dragoman-Conversation"
@@ -29,6 +32,9 @@ CONVERSATION = "X-Dragoman-Conversation"
 PERSONA = "X-Dragoman-Persona"
 """The header that names a persona."""
 _TOKEN_TYPE = "X-Token-Type"
+_COMPLETED = Run.STATE_COMPLETED
+_SHAPING = frozenset(name.lower() for name in ("Idempotency-Key", _DISCONNECT, CONVERSATION, PERSONA, _TOKEN_TYPE))
+"""The headers that shape a run."""
 _DETACH_FOR = re.compile(r"detach-for=([0-9]{1,5})")
 _POLICIES = {
     "cancel": DisconnectPolicy.DISCONNECT_POLICY_CANCEL,
@@ -36,13 +42,13 @@ _POLICIES = {
 }
 
 
-async def generate(
+def generate(
     edge: Edge,
     exchange: Exchange,
     generation: Generation,
     metadata: Metadata,
-) -> Response | Stream:
-    """Answers a request for a generation.
+) -> Awaitable[Response | Stream]:
+    """Returns the answer to a request for a generation: a plain one is a `UnaryAnswer`.
 
     Args:
         edge: The parts of the edge.
@@ -51,23 +57,42 @@ async def generate(
         metadata: The metadata of the call.
 
     Raises:
-        EdgeError: If the request is refused, or the run fails before there is anything to show.
+        EdgeError: If the request is refused; also when the answer is awaited, or if the run fails before there is
+            anything to show.
     """
-    if generation.renderer is None:
-        plain = ExecuteRunRequest()
-        generation.fill(plain.spec)
-        _apply_headers(exchange, plain)
-        run = (await answer_of(edge.core.runs.ExecuteRun(plain, metadata=metadata))).run
+    if generation.renderer is not None:
+        return _stream(edge, exchange, generation, generation.renderer(), metadata)
+    request = ExecuteRunRequest()
+    generation.fill(request.spec)
+    _apply_headers(exchange, request)
+
+    def answer(response: ExecuteRunResponse) -> Response:
+        run = response.run
         if exchange.served is not None:
             exchange.served.take_run(run)
-        tell_run(exchange.headers, run, generation.name_of)
+        lines = ""
+        if run.state == _COMPLETED:
+            lines = lines_of(run)
+            tell_circumstances(exchange.headers, run, generation.name_of)
+        else:  # the headers are those of the error
+            tell_run(exchange.headers, run, generation.name_of)
         if generation.tell is not None:
             generation.tell(exchange.headers, run)
-        return exchange.json(generation.render(run), run_id=run.id)
+        return exchange.json(generation.render(run), run_id=run.id, lines=lines)
+
+    return UnaryAnswer(edge.core, EXECUTE_RUN, request, metadata, answer)
+
+
+async def _stream(
+    edge: Edge,
+    exchange: Exchange,
+    generation: Generation,
+    renderer: Renderer[StreamRunResponse],
+    metadata: Metadata,
+) -> Response | Stream:
     request = StreamRunRequest()
     generation.fill(request.spec)
     _apply_headers(exchange, request)
-    renderer = generation.renderer()
     if exchange.served is not None:
         renderer = exchange.served.watching(renderer)
 
@@ -95,6 +120,11 @@ def _apply_headers(exchange: Exchange, request: StreamRunRequest | ExecuteRunReq
     Raises:
         EdgeError: If one makes no sense.
     """
+    facts = exchange.facts
+    if facts.shapes_run is None:
+        facts.shapes_run = not _SHAPING.isdisjoint(exchange.request.headers)
+    if not facts.shapes_run:
+        return
     headers = exchange.request.headers
     if (key := headers.get("idempotency-key")) is not None:
         if not 0 < len(key) <= 255 or not key.isprintable():

@@ -13,6 +13,7 @@ import grpc
 
 from dragoman.streaming import CallStatus, ResponseT
 from dragoman.tunnel.framing import FRAME_BYTES, FRAME_OVERHEAD, InvalidMetadata, Outbox, add_metadata, read_metadata
+from dragoman.unary import tell
 from dragoman.v1.tunnel_service_pb2 import (
     CALL_SIGNAL_CANCEL,
     CALL_SIGNAL_PAUSE,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from dragoman.streaming import Metadata, StreamSink
+    from dragoman.unary import Then, UnaryRpc
 
 _log = logging.getLogger(__name__)
 
@@ -278,6 +280,44 @@ class TunnelCall(Generic[ResponseT]):
             self._timer.cancel()
             self._timer = None
         self._calls.remove(self._id)
+
+
+class CallbackCall(Generic[ResponseT]):
+    """A call that tells a function how it ended: `dragoman.unary.CallHandle`."""
+
+    __slots__ = ("_call", "_context", "_response", "_then")
+
+    def __init__(self, calls: Calls, rpc: UnaryRpc[Any, ResponseT], then: Then[ResponseT]) -> None:
+        self._then: Then[ResponseT] | None = then
+        self._context = copy_context()
+        self._response: ResponseT | None = None
+        self._call: TunnelCall[ResponseT] | None = TunnelCall(calls, self, rpc.response_type.FromString)
+
+    def open(
+        self, method: str, serialize: Callable[[Any], bytes], request: Any, timeout: float | None, metadata: Metadata
+    ) -> None:
+        """Sends the request; see `TunnelCall.open`."""
+        assert self._call is not None
+        self._call.open(method, serialize, request, timeout, metadata)
+
+    def cancel(self) -> None:
+        """Ends the call, unless it has ended."""
+        self._then = None
+        if self._call is not None:
+            self._call.cancel()
+
+    # The sink.
+
+    def on_message(self, message: ResponseT) -> None:
+        """Takes the response."""
+        self._response = message
+
+    def on_end(self, status: CallStatus) -> None:
+        """Takes the end."""
+        then, self._then = self._then, None
+        self._call = None
+        if then is not None:
+            self._context.run(tell, then, self._response, status)
 
 
 class UnaryCall(grpc.aio.UnaryUnaryCall[Any, Any]):

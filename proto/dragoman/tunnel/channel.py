@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from dragoman.streaming import CallStatus, ResponseT, open_stream
-from dragoman.tunnel.calls import CANCELLED, Calls, TunnelCall, UnaryCall
+from dragoman.tunnel.calls import CANCELLED, CallbackCall, Calls, TunnelCall, UnaryCall
 from dragoman.tunnel.framing import CONNECT, MAX_CALLS
+from dragoman.unary import begin_call
 from dragoman.v1.tunnel_service_pb2 import ConnectRequest, ConnectResponse
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from dragoman.streaming import Metadata, StreamHandle, StreamRpc, StreamSink
+    from dragoman.unary import CallHandle, Then, UnaryRpc
 
 REFUSED_SECONDS = 60.0
 """How long a server that offers no tunnel is not asked for one again."""
@@ -64,6 +66,27 @@ class TunnelChannel(grpc.aio.Channel):
         if tunnel is None:
             return open_stream(self._channel, rpc, request, sink, timeout=timeout, metadata=metadata)
         call = TunnelCall(tunnel.calls, sink, rpc.response_type.FromString)
+        call.open(rpc.path, rpc.request_type.SerializeToString, request, timeout, metadata)
+        return call
+
+    def begin_call(
+        self,
+        rpc: UnaryRpc[Any, ResponseT],
+        request: Message,
+        then: Then[ResponseT],
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> CallHandle:
+        """Begins a call; see `dragoman.unary.begin_call`.
+
+        Raises:
+            grpc.aio.UsageError: If the channel is closed.
+        """
+        tunnel = self._standing()
+        if tunnel is None:
+            return begin_call(self._channel, rpc, request, then, timeout=timeout, metadata=metadata)
+        call = CallbackCall(tunnel.calls, rpc, then)
         call.open(rpc.path, rpc.request_type.SerializeToString, request, timeout, metadata)
         return call
 

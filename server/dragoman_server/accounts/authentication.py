@@ -114,8 +114,14 @@ class Authenticator:
 
     def cached(self, credential: str) -> Caller | None:
         """Returns the caller if the credential was found good a moment ago; None says nothing about it."""
-        entry = self._accepted.get(secret_hash(credential))
-        if entry is None or self._monotonic() >= entry.stale or self._clock() >= entry.expires:
+        return self.recall(secret_hash(credential))
+
+    def recall(self, digest: bytes) -> Caller | None:
+        """Does what `cached` does, given the credential's hash."""
+        entry = self._accepted.get(digest)
+        if entry is None or self._monotonic() >= entry.stale:
+            return None
+        if entry.expires != math.inf and self._clock() >= entry.expires:
             return None
         return entry.caller
 

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 class Accounts:
     """Those who may call.
 
-    `cached(credential) -> Caller | None` is the synchronous fast path of `authenticate(credential) -> Caller`: see
-    `Authenticator`.
+    `cached(credential) -> Caller | None` is the synchronous fast path of `authenticate(credential) -> Caller`, and
+    `recall(digest)` that of a credential whose hash is known: see `Authenticator`.
 
     Args:
         store: The database.
@@ -93,6 +93,7 @@ class Accounts:
             monotonic=monotonic,
         )
         self.cached = self._authenticator.cached
+        self.recall = self._authenticator.recall
         self.authenticate = self._authenticator.authenticate
         acts, passwords = Acts(clock), Passwords()
         self.keys = Keys(identity, self._authenticator, acts)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import grpc
 
 from dragoman.reasons import Reason
 from dragoman.tunnel.framing import CONNECT
+from dragoman_server.accounts.secrets import secret_hash
 from dragoman_server.api.permissions import PERMISSIONS, Permission, missing
 from dragoman_server.api.status import abort
 from dragoman_server.errors import DragomanError, Forbidden, Unauthenticated
@@ -42,7 +42,10 @@ caller_var: ContextVar[Caller] = ContextVar("caller")
 call_id_var: ContextVar[str] = ContextVar("call_id", default="")
 """The caller's name of the call in whose context this runs, for the log; empty if it has none."""
 
-_CALL_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_MAX_CALL_ID_CHARS = 128
+
+MAX_KNOWN = 1024
+"""Most `authorization` values remembered."""
 
 
 def caller_of() -> Caller:
@@ -81,6 +84,23 @@ def credential_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     return found
 
 
+class _Known:
+    """What an `authorization` value was found to mean; whether it still does is asked on every call.
+
+    Attributes:
+        digest: The hash of the credential in it.
+        caller: Whose it was.
+        methods: What that caller is permitted, as far as it was asked for.
+    """
+
+    __slots__ = ("caller", "digest", "methods")
+
+    def __init__(self, digest: bytes, caller: Caller) -> None:
+        self.digest = digest
+        self.caller = caller
+        self.methods: set[str] = set()
+
+
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through if its method is public, or its credential is good and permits the method.
 
@@ -102,22 +122,57 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         public = {method for method, permission in permissions.items() if permission.public}
         self._public_methods = public.union(public_methods)
         self._permissions = permissions
+        self._known: dict[str | bytes, _Known] = {}  # by `authorization` value, oldest first
 
     def admit(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
         """Lets a call through at once if that needs no waiting; returns whether it did (see `InProcessServer`)."""
         if method in self._public_methods:
             return True
+        known: _Known | None = None
+        call_id: Any = ""
+        for name, value in metadata:
+            if name == "x-request-id":
+                if len(value) <= _MAX_CALL_ID_CHARS and " " not in value:  # printable ASCII it is
+                    call_id = value
+            elif name in _CREDENTIAL_KEYS:
+                if known is not None or name != "authorization":
+                    return self._admit_anew(method, metadata)
+                known = self._known.get(value)
+                if known is None:
+                    return self._admit_anew(method, metadata)
+        if known is None:
+            return False
+        caller = self._accounts.recall(known.digest)
+        if caller is not known.caller or method not in known.methods:
+            return self._admit_anew(method, metadata)
+        caller_var.set(caller)
+        if call_id:
+            call_id_var.set(call_id)
+        return True
+
+    def _admit_anew(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Does what `admit` does for any credential, and remembers what it found."""
         try:
-            caller = self._accounts.cached(credential_in(metadata))
+            digest = secret_hash(credential_in(metadata))
         except Unauthenticated:
             return False  # `intercept_service` says why
-        if caller is None:
-            return False
+        caller = self._accounts.recall(digest)
         permission = self._permissions.get(method)
-        if permission is None or missing(caller, permission):
+        if caller is None or permission is None or missing(caller, permission):
             return False
+        credentials = [entry for entry in metadata if entry[0] in _CREDENTIAL_KEYS]
+        if len(credentials) == 1 and credentials[0][0] == "authorization":
+            self._remember(credentials[0][1], digest, caller, method)
         _enter(caller, metadata)
         return True
+
+    def _remember(self, authorization: str | bytes, digest: bytes, caller: Caller, method: str) -> None:
+        known = self._known.get(authorization)
+        if known is None or known.caller is not caller:
+            if known is None and len(self._known) >= MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            known = self._known[authorization] = _Known(digest, caller)
+        known.methods.add(method)
 
     async def intercept_service(
         self,
@@ -169,8 +224,19 @@ def _enter(caller: Caller, metadata: Iterable[tuple[str, str | bytes]]) -> None:
     """Tells the call's context whose it is, and what its caller named it."""
     caller_var.set(caller)
     for name, value in metadata:
-        if name == "x-request-id" and isinstance(value, str) and _CALL_ID.fullmatch(value):
+        if name == "x-request-id" and is_call_id(value):
             call_id_var.set(value)
+
+
+def is_call_id(value: str | bytes) -> TypeGuard[str]:
+    """Returns whether a value can name a call in the log: printable ASCII without spaces, and not too long."""
+    return (
+        value.__class__ is str
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+        and 0 < len(value) <= _MAX_CALL_ID_CHARS
+    )
 
 
 def _refusal(handler: Handler | None, error: Exception) -> Handler | None:

@@ -39,9 +39,12 @@ class Rules:
     Args:
         facts: What is known of it.
         settings: What the configuration says of it, if anything.
+
+    Attributes:
+        any: Whether there are any: without, only a profile that a request names changes it.
     """
 
-    __slots__ = ("_clamps", "_defaults", "_limits", "_presets", "_unsupported", "_values")
+    __slots__ = ("_clamps", "_defaults", "_limits", "_presets", "_unsupported", "any")
 
     def __init__(self, facts: Facts, settings: ModelSettings | None = None) -> None:
         self._unsupported = facts.unsupported
@@ -53,7 +56,7 @@ class Rules:
             self._limits.update(settings.limits.items())
             self._defaults.update(settings.defaults.items())
             self._presets.update((profile, dict(values.items())) for profile, values in settings.presets.items())
-        self._values = bool(self._limits or self._defaults or self._presets)
+        self.any = bool(self._limits or self._defaults or self._presets)
 
     def settle(self, spec: ChatSpec) -> ChatSpec:
         """Returns the request with the sampling values that hold for it: the same message, if nothing changes.
@@ -61,7 +64,7 @@ class Rules:
         Raises:
             InvalidRequest: If a value is out of the model's range, and the model does not clamp.
         """
-        if not self._values and not spec.task_profile:
+        if not self.any and not spec.task_profile:
             return spec
         given = {descriptor.name for descriptor, _ in spec.sampling.ListFields()}
         changes = {name: value for name, value in self._open_values(spec).items() if name not in given}

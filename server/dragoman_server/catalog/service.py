@@ -62,6 +62,7 @@ class Catalog:
         self._facts: Mapping[str, Mapping[str, Facts]] = facts or {}
         self._routes: dict[str, Route] = {}
         self._rules: dict[str, Rules] = {}  # of configured models
+        self._free: dict[str, Route] = {}  # of those in `_routes` that no rules touch
 
     @property
     def providers(self) -> Sequence[Provider]:
@@ -102,6 +103,15 @@ class Catalog:
         route = self._route_to_upstream(spec) if spec.HasField("upstream") else self.resolve(spec.model)
         return route if grants is EVERYTHING else permitted(route, grants)
 
+    def route_of_plain(self, model_id: str, grants: Grants) -> Route | None:
+        """Returns who answers a plain conversation as it is; None if there is more to be asked: see `route`, `settle`.
+
+        Args:
+            model_id: The model, by id or alias.
+            grants: What the caller is restricted to.
+        """
+        return self._free.get(model_id) if grants is EVERYTHING else None
+
     def output_limit(self, route: Route) -> int:
         """Returns the most tokens that the model writes in one answer; 0 if that is not known."""
         alias = self._aliases.get(route.model_id)
@@ -129,6 +139,8 @@ class Catalog:
             route = self._resolve(model_id or self.default_model)
             if len(self._routes) < MAX_REMEMBERED or self._is_named(model_id):
                 self._routes[model_id] = route
+                if (rules := self._rules.get(route.model_id)) is None or not rules.any:
+                    self._free[model_id] = route
         return route
 
     def settle(self, route: Route, spec: ChatSpec) -> ChatSpec:

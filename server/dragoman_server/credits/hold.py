@@ -10,7 +10,7 @@ from dragoman.v1.usage_pb2 import Charge
 from dragoman_server.credits.rules import Rule, is_charged
 from dragoman_server.errors import Unavailable
 from dragoman_server.ids import new_id
-from dragoman_server.store.ledger.records import Extend, Settle, Verdict
+from dragoman_server.store.ledger.records import Extend, Settle, Spend, Verdict
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.clock import Clock
+    from dragoman_server.credits.advance import Advance, Advances
     from dragoman_server.credits.prices import Price
-    from dragoman_server.store.ledger.records import Hold as Held
-    from dragoman_server.store.ledger.records import LedgerStore, Outcome
+    from dragoman_server.store.ledger.records import LedgerStore, Outcome, Told
 
 PATIENCE = 3
 """How often a settlement is tried before its run is told that it is not written yet; it is tried on all the same."""
@@ -36,7 +36,8 @@ class Hold:
 
     Args:
         ledger: Where it stands.
-        held: What was reserved.
+        about: The account, the currency, the run and its step.
+        amount: What was reserved, in millionths.
         price: What the work costs.
         input_tokens: What it reads.
         output_tokens: What each choice may write; 0 for any number.
@@ -44,6 +45,8 @@ class Hold:
         lowered: Whether that is less than what was asked for.
         charge_failed: Whether failures are charged.
         clock: The time.
+        advances: What is reserved ahead for the account besides.
+        advance: Of these, that from which it was taken; None if it was reserved on its own.
 
     Attributes:
         currency: The currency.
@@ -52,39 +55,43 @@ class Hold:
     """
 
     __slots__ = (
-        "_amount", "_charge_failed", "_charged", "_choices", "_clock", "_held", "_input_tokens", "_ledger", "_price",
-        "_serial", "_settled", "_tries", "_waiting", "currency", "lowered", "output_tokens",
+        "_about", "_act", "_advance", "_advances", "_amount", "_charge_failed", "_charged", "_choices", "_clock",
+        "_input_tokens", "_ledger", "_price", "_serial", "_settled", "_waiting", "currency", "lowered", "output_tokens",
     )  # fmt: skip
 
     def __init__(
         self,
         ledger: LedgerStore,
-        held: Held,
+        about: tuple[str, str, str, str],
+        amount: int,
         price: Price,
         input_tokens: int,
         output_tokens: int,
         choices: int,
-        *,
         lowered: bool,
         charge_failed: bool,
         clock: Clock,
+        advances: Advances,
+        advance: Advance | None = None,
     ) -> None:
-        self.currency = held.currency
+        self.currency = about[1]
         self.output_tokens = output_tokens
         self.lowered = lowered
         self._ledger = ledger
-        self._held = held
+        self._about = about
+        self._amount = amount
         self._price = price
         self._input_tokens = input_tokens
         self._choices = choices
         self._charge_failed = charge_failed
         self._clock = clock
+        self._advances = advances
+        self._advance = advance
         self._serial = 0
-        self._tries = 0
         self._settled = False  # or about to be
+        self._act: Settle | Spend
         self._charged: Charge | BaseException | None = None
         self._waiting: list[Callable[[Charge | BaseException], None]] = []
-        self._amount = held.amount_micros
 
     def covers(self, output_tokens: int) -> bool:
         """Tells whether each choice may grow to so many tokens."""
@@ -108,9 +115,16 @@ class Hold:
             self.output_tokens = self.output_tokens and max(self.output_tokens, output_tokens)
             answer.set_result(True)
             return answer
-        self._serial += 1
         needed = self._price.at_most(self._input_tokens, output_tokens * self._choices) - self._amount
-        act = Extend(*self._held[:4], self._serial, needed, new_id("txn"), self._now())
+        if self._advance is not None:
+            granted = self._advance.take(needed)
+            if granted:
+                self._amount += needed
+                self.output_tokens = self.output_tokens and max(self.output_tokens, output_tokens)
+            answer.set_result(granted)
+            return answer
+        self._serial += 1
+        act = Extend(*self._about, self._serial, needed, new_id("txn"), self._now())
 
         def extended(outcome: Outcome | Exception) -> None:
             if answer.done():
@@ -157,7 +171,8 @@ class Hold:
         Raises:
             ValueError: If there is no such rule.
         """
-        rule = Rule(rule)
+        if rule.__class__ is not Rule:
+            rule = Rule(rule)
         if self._charged is not None:
             then(self._charged)
             return
@@ -168,23 +183,39 @@ class Hold:
         amount = self._price.of(usage) if charged and usage is not None else 0
         note = f"{rule}, estimated" if charged and usage is not None and usage.estimated else str(rule)
         self._settled = True
-        self._send(Settle(*self._held[:4], amount, note, new_id("txn"), new_id("txn"), self._now()))
+        if self._advance is None:
+            self._act = Settle(*self._about, amount, note, new_id("txn"), new_id("txn"), self._now())
+        else:
+            amount = min(amount, self._amount)
+            self._act = Spend(*self._about, amount, note, self._advance.id, new_id("txn"), self._now())
+        self._ledger.send(self._act, self._answered)
 
-    def _send(self, act: Settle) -> None:
-        def written(outcome: Outcome | Exception) -> None:
-            if isinstance(outcome, Exception):
-                self._try_again(act, outcome)
-            elif self._charged is None:
-                self._tell(self._charge(outcome))
+    def _answered(self, outcome: Outcome | Exception) -> None:
+        if isinstance(outcome, Exception):
+            _try_again(self._ledger, self._act, self._written, 1, outcome)
+        else:
+            self._written(outcome)
 
-        self._ledger.send(act, written)
+    def _written(self, outcome: Outcome | Exception) -> None:
+        """Takes note of what became of the settlement: perhaps that it is late, and later that it is written."""
+        if isinstance(outcome, Exception):
+            if self._charged is None:
+                self._tell(outcome)
+            return
+        advance = self._advance
+        if advance is not None:
+            advance.settled(self._amount, outcome)
+        charge = self._charge(outcome) if self._charged is None else None
+        if advance is not None:
+            advance.refill(outcome.balance)  # after the balance was told: the ledger may answer within this
+        if charge is not None:
+            self._tell(charge)
 
     def _charge(self, outcome: Outcome) -> Charge:
-        charge = Charge(
-            currency=self.currency,
-            amount_micros=outcome.amount_micros,
-            available_micros=outcome.balance.available_micros,
-        )
+        available = outcome.balance.available_micros
+        if (advance := self._advances.find(self._about[:2])) is not None:
+            available += advance.free
+        charge = Charge(currency=self.currency, amount_micros=outcome.amount_micros, available_micros=available)
         if self.lowered:
             charge.lowered_output_tokens = self.output_tokens
         return charge
@@ -195,17 +226,37 @@ class Hold:
         for then in waiting:
             then(charged)
 
-    def _try_again(self, act: Settle, error: Exception) -> None:
-        self._tries += 1
-        ends = not isinstance(error, Unavailable) or error.reason is Reason.SHUTTING_DOWN
-        if self._charged is None and (ends or self._tries >= PATIENCE):
-            self._tell(error)
-        if ends:
-            logger.error("a charge was not written", run_id=act.run_id, amount=act.charge_micros, error=str(error))
-            return
-        logger.warning("a charge is not written yet", run_id=act.run_id, tries=self._tries, error=str(error))
-        pause = min(FIRST_PAUSE * 2 ** (self._tries - 1), MOST_PAUSE)
-        asyncio.get_running_loop().call_later(pause, self._send, act)
-
     def _now(self) -> int:
         return int(self._clock() * 1_000_000)
+
+
+def send_surely(ledger: LedgerStore, act: Settle | Spend, then: Told, tries: int = 0) -> None:
+    """Settles what was reserved, as soon as the database answers.
+
+    Args:
+        ledger: Where it is written.
+        act: The settlement.
+        then: Called with what became of it when it is durable; with an error before, if that takes long, or if it can
+            never be.
+        tries: How often that was tried before.
+    """
+
+    def written(outcome: Outcome | Exception) -> None:
+        if isinstance(outcome, Exception):
+            _try_again(ledger, act, then, tries + 1, outcome)
+        else:
+            then(outcome)
+
+    ledger.send(act, written)
+
+
+def _try_again(ledger: LedgerStore, act: Settle | Spend, then: Told, tries: int, error: Exception) -> None:
+    ends = not isinstance(error, Unavailable) or error.reason is Reason.SHUTTING_DOWN
+    if ends or tries == PATIENCE:
+        then(error)
+    if ends:
+        logger.error("a charge was not written", run_id=act.run_id, amount=act.charge_micros, error=str(error))
+        return
+    logger.warning("a charge is not written yet", run_id=act.run_id, tries=tries, error=str(error))
+    pause = min(FIRST_PAUSE * 2 ** (tries - 1), MOST_PAUSE)
+    asyncio.get_running_loop().call_later(pause, send_surely, ledger, act, then, tries)

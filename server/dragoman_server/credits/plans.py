@@ -54,7 +54,7 @@ class Plans:
         Raises:
             Unavailable: If the database does not answer.
         """
-        if not plan or not self._is_due(account_id, plan):
+        if not plan or not self.is_due(account_id, plan):
             return
         subscription = await self._ledger.subscription(account_id)
         if subscription is None or subscription.plan != plan:  # changed just now: the caller is told within seconds
@@ -62,12 +62,17 @@ class Plans:
         else:
             await self._begin_month(subscription)
 
+    def is_due(self, account_id: str, plan: str) -> bool:
+        """Tells whether `renew` has anything to do."""
+        known = self._next.get(account_id)
+        return known is None or known[0] != plan or self._clock() >= known[1]
+
     async def renew_all(self) -> None:
         """Begins the present month of everyone whose month has not begun."""
         last = ""
         while page := await self._ledger.subscriptions(limit=PAGE, after_id=last):
             for subscription in page:
-                if self._is_due(subscription.account_id, subscription.plan):
+                if self.is_due(subscription.account_id, subscription.plan):
                     await self._begin_month(subscription)
             last = page[-1].account_id
 
@@ -95,10 +100,6 @@ class Plans:
         )
         await self._ledger.submit(act)
         self._remember(account_id, plan, end.timestamp())
-
-    def _is_due(self, account_id: str, plan: str) -> bool:
-        known = self._next.get(account_id)
-        return known is None or known[0] != plan or self._clock() >= known[1]
 
     def _remember(self, account_id: str, plan: str, until: float) -> None:
         if len(self._next) >= MOST_REMEMBERED:

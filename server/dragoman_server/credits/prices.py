@@ -45,6 +45,8 @@ class Price:
 
     def of(self, usage: Usage) -> int:
         """Returns what was consumed costs."""
+        if self.cached_input == self.input:
+            return self._sum(self.input * usage.input_tokens + self.output * usage.output_tokens)
         cached = min(usage.input_details.cached_tokens, usage.input_tokens)
         fresh = usage.input_tokens - cached
         return self._sum(self.input * fresh + self.cached_input * cached + self.output * usage.output_tokens)

@@ -48,11 +48,11 @@ def is_charged(rule: Rule, usage: Usage | None, *, charge_failed: bool) -> bool:
         usage: What it consumed, if that is known. Without written tokens, nothing was said.
         charge_failed: Whether failures are charged.
     """
-    if usage is None:
-        return False
+    if usage is None or rule is Rule.COMPLETED:
+        return usage is not None
     if rule in _BY_THE_CALLER or (rule in _BY_A_FAILURE and charge_failed):
         return usage.output_tokens > 0
-    return rule is Rule.COMPLETED
+    return False
 
 
 def rule_of(record: Run) -> Rule:

@@ -10,6 +10,7 @@ from dragoman_server import paging
 from dragoman_server.audit import audit_entry
 from dragoman_server.authority import require, seen_account
 from dragoman_server.clock import system_clock
+from dragoman_server.credits.advance import Advances
 from dragoman_server.credits.hold import Hold
 from dragoman_server.credits.plans import Plans
 from dragoman_server.credits.prices import MOST_REMEMBERED, PriceList
@@ -45,6 +46,8 @@ SWEEP_SECONDS = 30.0
 """How often a process tells that it lives, and looks for those that do not."""
 GONE_SECONDS = 90.0
 """After how much silence a process counts as gone."""
+END_TIMEOUT = 5.0
+"""How long the end waits until what was reserved ahead is given back; else others notice the silence."""
 PLANS_EVERY = 20
 """How many sweeps lie between two looks at all plans."""
 
@@ -101,6 +104,7 @@ class Credits:
         self._prices = PriceList(settings.prices)
         self._months = Plans(ledger, self.plans, settings.currency, clock)
         self._owner_id = new_id("own")
+        self._advances = Advances(ledger, self._owner_id, clock)
         self._sweeping: asyncio.Task[None] | None = None
         named = (settings.currency, *settings.currencies, *settings.auto, *(plan.currency for plan in self.plans))
         self._known: dict[tuple[str, str, str], Sequence[tuple[str, Price]]] = {}  # what `_priced` returned
@@ -123,6 +127,7 @@ class Credits:
             return
         self._sweeping.cancel()
         await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self._advances.end(END_TIMEOUT)
         try:
             await self._ledger.leave(self._owner_id)
         except DragomanError as error:  # others will notice the silence
@@ -141,6 +146,7 @@ class Credits:
         output_tokens: int,
         choices: int = 1,
         durable: bool = False,
+        brief: bool = False,
     ) -> Hold | None:
         """Reserves the most that a piece of work can cost; returns None if it is free.
 
@@ -155,6 +161,8 @@ class Credits:
             output_tokens: The limit of each choice; 0 if none is known, which means the configured one.
             choices: How many answers are asked for.
             durable: Whether the run outlives this process.
+            brief: Whether the work ends soon, and asks for no more: for accounts that ask for such work often, credits
+                are reserved ahead, so that nothing has to be written before each. The step must be new.
 
         Raises:
             InsufficientCredits: If the balance does not buy it.
@@ -163,35 +171,54 @@ class Credits:
         """
         if not self.enabled:
             return None
-        known = token_type, operation, model
-        if (priced := self._known.get(known)) is None:
-            priced = self._priced(*known)
-            if len(self._known) >= MOST_REMEMBERED:
-                self._known.clear()
-            self._known[known] = priced
+        priced = self._priced(token_type, operation, model)
         if not priced:
             return None
-        if caller.plan:
+        if caller.plan and self._months.is_due(caller.account_id, caller.plan):
             await self._months.renew(caller.account_id, caller.plan)
-        limit = output_tokens or self.settings.max_output_tokens
-        work = _Work(caller.account_id, run_id, step_id, input_tokens, limit, output_tokens, choices, durable)
-        outcomes = []
-        for currency, price in priced:
-            needed = price.at_most(input_tokens, limit * choices)
-            if not needed:
-                return None
-            hold, outcome = await self._try(work, currency, price, needed, limit)
+        if brief:
+            hold = self.hold_ahead(
+                caller, run_id, step_id, operation, model, token_type, input_tokens, output_tokens, choices
+            )
             if hold is not None:
                 return hold
-            outcomes.append(outcome)
-        if self.settings.when_short == "lower":
-            for (currency, price), outcome in zip(priced, outcomes, strict=True):
-                hold = await self._lower(work, currency, price, outcome) if price.output else None
-                if hold is not None:
-                    return hold
+        limit = output_tokens or self.settings.max_output_tokens
+        work = _Work(caller.account_id, run_id, step_id, input_tokens, limit, output_tokens, choices, durable)
+        return await self._reserve(work, priced, brief=brief)
+
+    def hold_ahead(
+        self,
+        caller: Caller,
+        run_id: str,
+        step_id: str,
+        operation: str,
+        model: str,
+        token_type: str,
+        input_tokens: int,
+        output_tokens: int,
+        choices: int,
+    ) -> Hold | None:
+        """Does what `hold` does for brief work, if enough is reserved ahead for the account and not taken.
+
+        Returns:
+            None if it is not, or if something has to be found out first: then ask `hold`.
+        """
+        priced = self._known.get((token_type, operation, model))
+        if not priced:
+            return None
         currency, price = priced[0]
-        needed = price.at_most(input_tokens, limit * choices)
-        raise _insufficient(currency, needed, outcomes[0].balance.available_micros)
+        advance = self._advances.find((caller.account_id, currency))
+        if advance is None or (caller.plan and self._months.is_due(caller.account_id, caller.plan)):
+            return None
+        limit = output_tokens or self.settings.max_output_tokens
+        amount = price.at_most(input_tokens, limit * choices)
+        if not advance.take(amount):
+            return None
+        return Hold(
+            self._ledger, (caller.account_id, currency, run_id, step_id), amount, price, input_tokens,
+            limit if price.output else output_tokens, choices, False, self.settings.charge_failed, self._clock,
+            self._advances, advance,
+        )  # fmt: skip
 
     async def welcome(self, account_id: str) -> None:
         """Grants a new account what new accounts are granted. Done again, it changes nothing.
@@ -221,10 +248,10 @@ class Credits:
         account_id = seen_account(caller, account_id)
         subscription = await self._ledger.subscription(account_id)
         if subscription is None:
-            return await self._ledger.balances(account_id), "", None
+            return await self._balances(account_id), "", None
         if self.enabled:
             await self._months.renew(account_id, subscription.plan)
-        balances = await self._ledger.balances(account_id)
+        balances = await self._balances(account_id)
         return balances, subscription.plan, self._months.next_month(subscription)
 
     async def entries(
@@ -307,6 +334,15 @@ class Credits:
 
     def _priced(self, token_type: str, operation: str, model: str) -> Sequence[tuple[str, Price]]:
         """Returns what can pay for work, in order, with the price in each; nothing if the work is free."""
+        known = token_type, operation, model
+        if (priced := self._known.get(known)) is None:
+            priced = self._find_prices(*known)
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[known] = priced
+        return priced
+
+    def _find_prices(self, token_type: str, operation: str, model: str) -> Sequence[tuple[str, Price]]:
         if token_type in ("", AUTO):
             asked = self.settings.auto or (self.settings.currency,)
         elif token_type in self._currencies:
@@ -327,6 +363,29 @@ class Credits:
                 )
         return found
 
+    async def _reserve(self, work: _Work, priced: Sequence[tuple[str, Price]], *, brief: bool) -> Hold | None:
+        """Reserves the most that work can cost in the first currency that has it; returns None if that is nothing."""
+        outcomes = []
+        most = work.output_tokens * work.choices
+        for currency, price in priced:
+            needed = price.at_most(work.input_tokens, most)
+            if not needed:
+                return None
+            hold, outcome = await self._try(work, currency, price, needed, work.output_tokens)
+            if hold is not None:
+                if brief:
+                    self._advances.missed(outcome.balance, needed)
+                return hold
+            outcomes.append(outcome)
+        if self.settings.when_short == "lower":
+            for (currency, price), outcome in zip(priced, outcomes, strict=True):
+                hold = await self._lower(work, currency, price, outcome) if price.output else None
+                if hold is not None:
+                    return hold
+        currency, price = priced[0]
+        needed = price.at_most(work.input_tokens, most)
+        raise _insufficient(currency, needed, outcomes[0].balance.available_micros)
+
     async def _try(
         self, work: _Work, currency: str, price: Price, amount: int, output_tokens: int, *, lowered: bool = False
     ) -> tuple[Hold | None, Outcome]:
@@ -341,6 +400,8 @@ class Credits:
             # It is written all the same, and nobody would know: so it is given back, behind it in the same order.
             self._ledger.send(Settle(*held[:4], 0, Rule.REFUSED, new_id("txn"), new_id("txn"), self._now()), _forget)
             raise
+        if outcome.verdict is Verdict.SHORT and self._advances.give_back(held[:2]):
+            return await self._try(work, currency, price, amount, output_tokens, lowered=lowered)
         if outcome.verdict not in (Verdict.DONE, Verdict.KNOWN):
             return None, outcome
         if outcome.entry is not None:  # it had been made before, perhaps in another currency or of another amount
@@ -349,8 +410,8 @@ class Credits:
             held = held._replace(amount_micros=outcome.amount_micros)
         limit = output_tokens if price.output else work.asked
         hold = Hold(
-            self._ledger, held, price, work.input_tokens, limit, work.choices,
-            lowered=lowered, charge_failed=self.settings.charge_failed, clock=self._clock,
+            self._ledger, held[:4], held.amount_micros, price, work.input_tokens, limit, work.choices,
+            lowered, self.settings.charge_failed, self._clock, self._advances,
         )  # fmt: skip
         return hold, outcome
 
@@ -367,6 +428,17 @@ class Credits:
             if hold is not None:
                 return hold
         return None
+
+    async def _balances(self, account_id: str) -> list[Balance]:
+        """Returns the balances of an account. What is reserved ahead and not taken is to be had, so it is available."""
+        balances = await self._ledger.balances(account_id)
+        for index, balance in enumerate(balances):
+            if (advance := self._advances.find(balance[:2])) is not None:
+                free = min(advance.free, balance.held_micros)  # they were not read in the same moment
+                balances[index] = balance._replace(
+                    available_micros=balance.available_micros + free, held_micros=balance.held_micros - free
+                )
+        return balances
 
     async def _post(
         self, caller: Caller, kind: int, account_id: str, amount: int, currency: str, note: str, request_id: str
@@ -394,6 +466,8 @@ class Credits:
         key = f"{what}:{request_id or entry_id}"
         post = Post(account_id, currency, kind, amount, key, note, entry_id, now, audit)
         outcome = await self._ledger.submit(post)
+        if outcome.verdict is Verdict.SHORT and self._advances.give_back(post[:2]):
+            outcome = await self._ledger.submit(post)
         entry = outcome.entry
         if outcome.verdict is Verdict.MISSING:
             raise NotFound(f"account {account_id[:64]!r} does not exist")

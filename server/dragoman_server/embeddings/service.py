@@ -26,6 +26,7 @@ from dragoman_server.ids import new_id
 from dragoman_server.providers.base import Embedder
 from dragoman_server.providers.usage import sum_of_calls
 from dragoman_server.telemetry.logs import get_logger
+from dragoman_server.usage.service import tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,7 +160,10 @@ class Embeddings:
                 slot.end(record.usage.input_tokens)
             if self._usage is not None:
                 elapsed = int((time.monotonic() - began) * 1000)
-                self._usage.note(record, caller, operation=OPERATION, duration_ms=elapsed, first_content_ms=elapsed)
+                created = record.create_time.ToMicroseconds()
+                charge = record.charge if record.HasField("charge") else None
+                tokens = tokens_of(record.usage)
+                self._usage.note(record, caller, OPERATION, tokens, created, elapsed, elapsed, charge)
         if slot is not None and slot.state is not None:
             response.rate_state.CopyFrom(slot.state)
         return response

@@ -5,16 +5,17 @@ metadata, deadlines, cancellation, status, back-pressure and size limits behave 
 handed over as they are; nobody may change one afterwards.
 
     server.py     InProcessServer: handlers, interceptors, the task of each call
-    channel.py    InProcessChannel: what stubs and `open_stream` need
+    channel.py    InProcessChannel: what stubs, `open_stream` and `begin_call` need
     calls.py      the caller's view of a call
     context.py    the servicer's view of a call
     push.py       messages pushed into a sink
+    served.py     a method as it is served
     exchange.py   what both sides of a call share
     metadata.py   metadata as a wire would deliver it
     frozen.py     the check that nobody changes a message (for tests)
 
 Two things a servicer may do here and nowhere else save tasks: push the messages of a stream (`context.push`), and begin
-at once and respond later (`at_once`, `context.defer`).
+at once and respond later (`begun_by`, `context.defer`).
 
 Where `grpc.aio` leaves a caller hanging or hides a mistake, this channel ends the call instead: a request that cannot
 be serialized is refused (there: sent as an empty one), `abort(OK)` and a handler that cancels itself end the call
@@ -25,6 +26,6 @@ went away.
 from dragoman_server.inprocess.channel import InProcessChannel
 from dragoman_server.inprocess.context import DEFERRED
 from dragoman_server.inprocess.push import PushFlow, PushTarget
-from dragoman_server.inprocess.server import InProcessServer, at_once
+from dragoman_server.inprocess.server import InProcessServer, begun_by
 
-__all__ = ["DEFERRED", "InProcessChannel", "InProcessServer", "PushFlow", "PushTarget", "at_once"]
+__all__ = ["DEFERRED", "InProcessChannel", "InProcessServer", "PushFlow", "PushTarget", "begun_by"]

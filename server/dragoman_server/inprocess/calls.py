@@ -32,7 +32,7 @@ class _Call(grpc.aio.Call):
 
     def cancel(self) -> bool:
         """Cancels the call. Returns False if it has ended already."""
-        return self._exchange.cancel(LOCALLY_CANCELLED)
+        return self._exchange.give_up(LOCALLY_CANCELLED)
 
     def cancelled(self) -> bool:
         """Returns whether the call ended with CANCELLED."""
@@ -153,7 +153,7 @@ class _StreamResponse(_Call):
         exchange = self._exchange
         if exchange.status is None and not exchange.loop.is_closed():
             # The collector may run in any thread.
-            exchange.loop.call_soon_threadsafe(exchange.cancel, DROPPED)
+            exchange.loop.call_soon_threadsafe(exchange.give_up, DROPPED)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         self._set_style(reads=False)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from dragoman.streaming import CallStatus
+from dragoman.unary import tell
 from dragoman_server.inprocess.calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
-from dragoman_server.inprocess.exchange import Exchange, Pipe
-from dragoman_server.inprocess.metadata import InvalidMetadata, WireMetadata, to_wire
+from dragoman_server.inprocess.exchange import LOCALLY_CANCELLED, Exchange, Pipe
+from dragoman_server.inprocess.metadata import InvalidMetadata, checked
 from dragoman_server.inprocess.push import PushHandle, PushTarget
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from dragoman.streaming import Metadata, StreamHandle, StreamRpc, StreamSink
+    from dragoman.unary import CallHandle, Then, UnaryRpc
     from dragoman_server.inprocess.server import InProcessServer
 
     Serializer = Callable[[Any], bytes] | None
@@ -62,6 +65,8 @@ class InProcessChannel(grpc.aio.Channel):
         self._closed = False
         self._closing: asyncio.Event | None = None
         self._stream_methods: dict[str, Method] = {}
+        self._unary_methods: dict[str, Method] = {}
+        self._loop: Any = None  # known since the first call: to ask for it may cost a system call
 
     # For generated stubs.
 
@@ -104,6 +109,44 @@ class InProcessChannel(grpc.aio.Channel):
     ) -> StreamStream:
         """Returns the method as a function, like `grpc.aio.Channel.stream_stream`."""
         return StreamStream(self, _method(method, True, True, request_serializer, response_deserializer))
+
+    # For `dragoman.unary.begin_call`.
+
+    def begin_call(
+        self,
+        rpc: UnaryRpc[Any, Any],
+        request: Message,
+        then: Then[Any],
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> CallHandle:
+        """Begins a call that tells a function how it ended; see `dragoman.unary.begin_call`.
+
+        Raises:
+            grpc.aio.UsageError: If the channel is closed.
+            ValueError: If an entry of the metadata is not a pair.
+        """
+        method = self._unary_methods.get(rpc.path)
+        if method is None or method.response_type is not rpc.response_type:
+            method = self._unary_methods[rpc.path] = _method(
+                rpc.path, False, False, rpc.request_type.SerializeToString, rpc.response_type.FromString
+            )
+        if self._closed or self._loop is None:
+            self._require_open()
+        exchange = Exchange(self._loop, self, timeout)
+        try:
+            metadata = checked(metadata)
+        except (InvalidMetadata, TypeError) as error:
+            _refuse(exchange, method, error)
+        else:
+            self._server.launch(exchange, method, metadata, request)
+        if exchange.status is None:
+            exchange.then = then
+            exchange.then_context = copy_context()
+        else:
+            tell(then, exchange.response, exchange.status)
+        return exchange
 
     # For `dragoman.streaming.open_stream`.
 
@@ -155,23 +198,24 @@ class InProcessChannel(grpc.aio.Channel):
         Raises:
             grpc.aio.UsageError: If the channel is closed.
         """
+        if self._closed or self._loop is None:
+            self._require_open()
+        return Exchange(self._loop, self, timeout)
+
+    def _require_open(self) -> None:
         if self._closed:
             raise grpc.aio.UsageError("Channel is closed.")
-        return Exchange(asyncio.get_running_loop(), self, timeout)
+        self._loop = asyncio.get_running_loop()
 
     def begin(self, exchange: Exchange, method: Method, metadata: Any, request: Any) -> None:
         """Starts a call, or ends it if its metadata cannot be sent."""
-        wire_metadata: WireMetadata = ()
         if metadata:
             try:
-                wire_metadata = to_wire(metadata)
+                metadata = checked(metadata)
             except (InvalidMetadata, TypeError) as error:
-                # As in grpc.aio, awaiting the call raises the mistake; streams report illegal metadata as a status.
-                if not (method.response_streaming and isinstance(error, InvalidMetadata)):
-                    exchange.error = error
-                exchange.end(CallStatus(grpc.StatusCode.INTERNAL, "Invalid metadata"))
+                _refuse(exchange, method, error)
                 return
-        self._server.launch(exchange, method, wire_metadata, request)
+        self._server.launch(exchange, method, metadata or (), request)
 
     # The channel itself.
 
@@ -188,7 +232,7 @@ class InProcessChannel(grpc.aio.Channel):
         if grace and calls:
             await asyncio.wait([asyncio.ensure_future(call.wait_end()) for call in calls], timeout=grace)
         for call in calls:
-            call.cancel("Locally cancelled by application!")
+            call.give_up(LOCALLY_CANCELLED)
 
     async def __aenter__(self) -> InProcessChannel:
         return self
@@ -211,6 +255,14 @@ class InProcessChannel(grpc.aio.Channel):
 
     async def channel_ready(self) -> None:
         """Returns at once: there is nothing to connect."""
+
+
+def _refuse(exchange: Exchange, method: Method, error: Exception) -> None:
+    """Ends a call whose metadata cannot be sent."""
+    # As in grpc.aio, awaiting the call raises the mistake; streams report illegal metadata as a status.
+    if not (method.response_streaming and isinstance(error, InvalidMetadata)):
+        exchange.error = error
+    exchange.end(CallStatus(grpc.StatusCode.INTERNAL, "Invalid metadata"))
 
 
 def _method(

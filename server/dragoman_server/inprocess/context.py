@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 
 from dragoman.streaming import CallStatus
+from dragoman.unary import tell
 from dragoman_server.inprocess.exchange import OK, Exchange, Pipe
-from dragoman_server.inprocess.metadata import InvalidMetadata, require_trailing, to_wire
+from dragoman_server.inprocess.metadata import InvalidMetadata, delivered, require_trailing, to_wire
 from dragoman_server.inprocess.push import PushTarget, too_large
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
+    from dragoman.streaming import Metadata
     from dragoman_server.inprocess.channel import Method
-    from dragoman_server.inprocess.metadata import WireMetadata
+    from dragoman_server.inprocess.served import Served
 
 _log = logging.getLogger(__name__)
 
@@ -46,44 +48,42 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
 
     Attributes:
         push: Where to push the messages; None if the caller reads them one by one.
+        callbacks: What is to be called after the handler has ended.
+        request_size: Size of the last request that has come, in bytes; unset before the first.
     """
 
+    # What most calls leave as it is has no slot.
     __slots__ = (
-        "_abort_error",
-        "_callbacks",
-        "_code",
-        "_details",
         "_exchange",
-        "_handler",
-        "_initial_sent",
         "_invocation_metadata",
-        "_limit",
         "_method",
+        "_plain",
+        "_served",
         "_status_sent",
-        "_trailing_metadata",
+        "callbacks",
         "push",
+        "request_size",
     )
+    _abort_error: grpc.aio.AbortError | None = None
+    _code: Any = None
+    _details = ""
+    _trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
+    _initial_sent = False
 
     def __init__(
         self,
         exchange: Exchange,
         method: Method,
-        handler: grpc.RpcMethodHandler[Any, Any],
-        invocation_metadata: WireMetadata,
-        max_message_bytes: int,
+        served: Served,
+        invocation_metadata: Metadata,
     ) -> None:
         self._exchange = exchange
         self._method = method
-        self._handler = handler
+        self._served = served
         self._invocation_metadata = invocation_metadata
-        self._limit = max_message_bytes
-        self._abort_error: grpc.aio.AbortError | None = None
-        self._code: Any = None
-        self._details = ""
-        self._trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
-        self._initial_sent = False
+        self._plain = True  # the handler has said nothing of the status, and sent none
         self._status_sent = False
-        self._callbacks: list[Callable[[], object]] | None = None
+        self.callbacks: list[Callable[[], object]] | None = None
         responses = exchange.responses
         self.push: PushTarget | None = responses if type(responses) is PushTarget else None
 
@@ -135,8 +135,8 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
         Raises:
             CallRefused: If it cannot be sent. The call has ended then.
         """
-        deserializer = self._handler.request_deserializer
-        if type(message) is getattr(deserializer, "__self__", None):
+        served = self._served
+        if message.__class__ is served.request_type:
             size = message.ByteSize()
         else:  # Another type than the handler's: it gets what would have come over a wire.
             try:
@@ -145,10 +145,12 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
             except Exception as error:
                 _log.exception("Exception serializing request!")
                 raise self._refused(_NOT_SERIALIZABLE) from error
-            if size <= self._limit and deserializer is not None:
+            deserializer = served.handler.request_deserializer
+            if size <= served.limit and deserializer is not None:
                 message = deserializer(message)
-        if size > self._limit:
-            raise self._refused(too_large("Received", size, self._limit))
+        if size > served.limit:
+            raise self._refused(too_large("Received", size, served.limit))
+        self.request_size = size
         return message
 
     def _outgoing(self, message: Any, known_size: int | None = None) -> Any:
@@ -157,24 +159,25 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
         Raises:
             CallRefused: If it is too large. The call has ended then.
         """
-        method = self._method
+        method, limit = self._method, self._served.limit
         size: int
         if message.__class__ is method.response_type:
-            size = known_size if known_size is not None and known_size <= self._limit else message.ByteSize()
+            size = known_size if known_size is not None and known_size <= limit else message.ByteSize()
             if self._exchange.guard is not None:
                 self._exchange.guard.keep(message)
         else:
-            serializer = self._handler.response_serializer
+            serializer = self._served.handler.response_serializer
             message = message if serializer is None else serializer(message)
             size = len(message)
-            if size <= self._limit and method.deserialize is not None:
+            if size <= limit and method.deserialize is not None:
                 message = method.deserialize(message)
-        if size > self._limit:
-            raise self._refused(too_large("Sent", size, self._limit))
+        if size > limit:
+            raise self._refused(too_large("Sent", size, limit))
         return message
 
     def _refused(self, status: CallStatus) -> CallRefused:
         self._status_sent = True
+        self._plain = False
         self._exchange.fail(status)
         return CallRefused(status.details)
 
@@ -195,6 +198,7 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
     def set_trailing_metadata(self, trailing_metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """Sets the trailing metadata, in place of what was set before."""
         self._trailing_metadata = require_trailing(trailing_metadata)
+        self._plain = False
 
     def trailing_metadata(self) -> Any:
         """Returns the trailing metadata that was set."""
@@ -202,13 +206,14 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
 
     def invocation_metadata(self) -> Any:
         """Returns the caller's metadata."""
-        return self._invocation_metadata
+        return delivered(self._invocation_metadata)
 
     # Status.
 
     def set_code(self, code: Any) -> None:
         """Sets the status code."""
         self._code = code
+        self._plain = False
 
     def code(self) -> Any:
         """Returns the status code that was set."""
@@ -219,6 +224,7 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
         if not isinstance(details, str):
             raise TypeError(f"details must be str, not {type(details).__name__}")
         self._details = details
+        self._plain = False
 
     def details(self) -> str:
         """Returns the status message that was set."""
@@ -243,6 +249,7 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
             self._trailing_metadata = require_trailing(trailing_metadata)
         self._details = details or self._details
         self._code = code
+        self._plain = False
         self._abort_error = grpc.aio.AbortError("Locally aborted.")
         self.send_status(self._details)
         raise self._abort_error
@@ -263,13 +270,8 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
             self._exchange.response = self._outgoing(message, size)
         self.send_status(self._details)
 
-    @property
-    def may_defer(self) -> bool:
-        """Whether the handler may call `defer`: a unary one, whose caller expects one response."""
-        return self._exchange.responses is None
-
-    def defer(self, ended: Callable[[], None]) -> Callable[[Any, int | None], None]:
-        """Lets the handler return DEFERRED now and respond later, so that no task waits meanwhile.
+    def defer(self, ended: Callable[[], None]) -> Callable[[Any, int | None], None] | None:
+        """Lets a unary handler return DEFERRED now and respond later, so that no task waits meanwhile.
 
         Args:
             ended: Called when the call has ended, however: within the response, or on a turn of the loop after any
@@ -277,8 +279,11 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
 
         Returns:
             What takes the response, and its size in bytes if known (it may be stated too large). After the end of the
-            call it does nothing.
+            call it does nothing. None if the caller expects a stream: then the handler has to wait itself, and `ended`
+            is not called.
         """
+        if self._exchange.responses is not None:
+            return None
         self._exchange.deferred = ended
         return self._respond
 
@@ -287,12 +292,42 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
         if exchange.status is not None:
             return
         ended, exchange.deferred = exchange.deferred, None
-        try:
-            self.send_response(message, size)
-        except CallRefused as error:  # the call has ended with that
-            _log.debug("A deferred response of method [%s] was refused: %s", self._method.path, error)
+        then, exchange.then = exchange.then, None
+        served = self._served
+        if (  # what nearly every response is: `send_response` would come to the same
+            self._plain
+            and size is not None
+            and size <= served.limit
+            and message.__class__ is self._method.response_type
+            and exchange.guard is None
+        ):
+            self._plain, self._status_sent = False, True
+            exchange.response = message
+            exchange.end(OK)
+        else:
+            try:
+                self.send_response(message, size)
+            except CallRefused as error:  # the call has ended with that
+                _log.debug("A deferred response of method [%s] was refused: %s", served.path, error)
         if ended is not None:
             ended()
+        if exchange.detached:
+            served.settle(exchange)
+        if then is not None:  # last, for it may do anything
+            assert exchange.status is not None
+            if exchange.status is OK:
+                exchange.then_context.run(then, exchange.response, OK)
+            else:
+                exchange.then_context.run(tell, then, exchange.response, exchange.status)
+
+    def settle_deferred(self) -> None:
+        """Does what is left to do for a call that ended before its handler responded."""
+        exchange = self._exchange
+        ended, exchange.deferred = exchange.deferred, None
+        if ended is not None:
+            ended()
+        if exchange.detached:
+            self._served.settle(exchange)
 
     async def send_only_response(self, message: Any) -> None:
         """Does what `send_response` does for a call whose caller expects a stream."""
@@ -305,6 +340,7 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
         if self._status_sent:
             return
         self._status_sent = True
+        self._plain = False
         if self._code is None and not self._trailing_metadata and not details:
             status = OK
         else:
@@ -337,7 +373,8 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
 
     def time_remaining(self) -> Any:
         """Returns the seconds until the deadline, at least 0; None without one."""
-        return self._exchange.time_remaining()
+        exchange = self._exchange
+        return None if exchange.deadline is None else exchange.time_remaining()
 
     def cancelled(self) -> bool:
         """Returns whether the caller went away, or the handler itself set CANCELLED."""
@@ -351,17 +388,17 @@ class ServicerContext(grpc.aio.ServicerContext[Any, Any]):
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Has a callback called with this context after the handler has ended."""
-        if self._callbacks is None:
-            self._callbacks = []
-        self._callbacks.append(partial(callback, self))
+        if self.callbacks is None:
+            self.callbacks = []
+        self.callbacks.append(partial(callback, self))
 
     def run_done_callbacks(self) -> None:
         """Calls the callbacks."""
-        for callback in self._callbacks or ():
+        for callback in self.callbacks or ():
             try:
                 callback()
             except Exception:
-                _log.exception("Error in callback for method [%s]", self._method.path)
+                _log.exception("Error in callback for method [%s]", self._served.path)
 
     def peer(self) -> str:
         """Returns `inprocess:`."""

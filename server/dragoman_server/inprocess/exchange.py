@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 
 from dragoman.streaming import CallStatus
+from dragoman.unary import tell
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from dragoman.unary import Then
     from dragoman_server.inprocess.context import ServicerContext
     from dragoman_server.inprocess.frozen import FrozenGuard
     from dragoman_server.inprocess.metadata import WireMetadata
@@ -50,7 +52,10 @@ class Exchange:
         owner: The channel.
         task: The task of the handler; None before and after.
         context: The handler's view of the call, while it runs.
-        deferred: What is to be done when a call ends whose handler has returned and answers later.
+        deferred: What the handler wants done when the call ends, if it responds later.
+        detached: Whether the handler has returned, and responds later.
+        then: Is told of the end, if the caller does not await it.
+        then_context: In which context.
         initial_metadata: What the caller sees of it; None until the handler has sent it or the call has ended.
         status: How the call ended for its caller; None until then.
         error: What awaiting the call raises in place of the status: the caller made a mistake.
@@ -68,6 +73,7 @@ class Exchange:
         "context",
         "deadline",
         "deferred",
+        "detached",
         "error",
         "guard",
         "initial_metadata",
@@ -79,6 +85,8 @@ class Exchange:
         "responses",
         "status",
         "task",
+        "then",
+        "then_context",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: object, timeout: float | None) -> None:
@@ -95,6 +103,9 @@ class Exchange:
         self.guard: FrozenGuard | None = None
         self.context: ServicerContext | None = None
         self.deferred: Callable[[], None] | None = None
+        self.detached = False
+        self.then: Then[Any] | None = None
+        self.then_context: Context
         self._callbacks: list[tuple[Callable[[], None], Context]] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -111,7 +122,12 @@ class Exchange:
 
     # The caller's side.
 
-    def cancel(self, details: str) -> bool:
+    def cancel(self) -> None:
+        """Cancels the call for its caller, who is told nothing: see `dragoman.unary.CallHandle`."""
+        self.then = None
+        self.give_up(LOCALLY_CANCELLED)
+
+    def give_up(self, details: str) -> bool:
         """Cancels the call for its caller. Returns False if it has ended already."""
         if self.status is not None:
             return False
@@ -191,14 +207,23 @@ class Exchange:
         if self.requests is not None:
             self.requests.discard()
             self.requests = None
-        self._wake()
+        if self._waiters is not None:
+            self._wake()
         if self.deferred is not None:
-            self.loop.call_soon(self.deferred)
-            self.deferred = None
+            assert self.context is not None
+            self.loop.call_soon(self.context.settle_deferred)
+        if self.then is not None:
+            self.loop.call_soon(self._tell, context=self.then_context)
         if self._callbacks is not None:
             callbacks, self._callbacks = self._callbacks, None
             for callback, context in callbacks:
                 self.loop.call_soon(callback, context=context)
+
+    def _tell(self) -> None:
+        assert self.status is not None
+        then, self.then = self.then, None
+        if then is not None:
+            tell(then, self.response, self.status)
 
     def _wake(self) -> None:
         if self._waiters is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from dragoman.streaming import Metadata
 
 WireMetadata = tuple["Metadatum", ...]
 
@@ -35,6 +37,10 @@ _TRANSPORT_KEYS = frozenset(
 )
 
 
+# What nearly every call carries: values are text.
+_USUAL_KEYS = frozenset({"authorization", "x-request-id"})
+
+
 class Metadatum(NamedTuple):
     """One entry. The value is `bytes` if the key ends in `-bin`."""
 
@@ -44,6 +50,29 @@ class Metadatum(NamedTuple):
 
 class InvalidMetadata(grpc.aio.InternalError):
     """A key or value that HTTP/2 cannot carry."""
+
+
+def checked(metadata: Any) -> Metadata:
+    """Returns what `to_wire` returns, but usual metadata as they are: `delivered` makes it of them if it is needed.
+
+    Raises:
+        InvalidMetadata: If a key or value is illegal.
+        TypeError: If a key or value has the wrong type.
+        ValueError: If an entry is not a pair.
+    """
+    if metadata.__class__ is tuple and len(metadata) <= 2:  # so that equal keys are side by side
+        for key, value in metadata:
+            if key not in _USUAL_KEYS or value.__class__ is not str or not (value.isascii() and value.isprintable()):
+                break
+        else:
+            usual: tuple[tuple[str, str], ...] = metadata
+            return usual
+    return to_wire(metadata)
+
+
+def delivered(metadata: Metadata) -> WireMetadata:
+    """Returns checked metadata as its receiver sees it."""
+    return tuple([Metadatum(key, value) for key, value in metadata])
 
 
 def to_wire(metadata: Iterable[tuple[str, str | bytes]]) -> WireMetadata:

@@ -149,7 +149,7 @@ class PushHandle:
 
     def cancel(self) -> None:
         """Ends the call with CANCELLED, unless it has ended."""
-        self._exchange.cancel(LOCALLY_CANCELLED)
+        self._exchange.give_up(LOCALLY_CANCELLED)
 
     def pause(self) -> None:
         """Asks to hold back messages."""

@@ -17,10 +17,13 @@ from dragoman_server.inprocess.channel import InProcessChannel
 from dragoman_server.inprocess.context import DEFERRED, CallRefused, ServicerContext
 from dragoman_server.inprocess.exchange import DEADLINE_EXCEEDED, Exchange
 from dragoman_server.inprocess.frozen import FrozenGuard, FrozenMessageChanged
+from dragoman_server.inprocess.metadata import delivered
+from dragoman_server.inprocess.served import Served
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
+    from dragoman.streaming import Metadata
     from dragoman_server.inprocess.channel import Method
     from dragoman_server.inprocess.metadata import WireMetadata
 
@@ -38,14 +41,18 @@ _HANDLER_CANCELLED = CallStatus(grpc.StatusCode.CANCELLED, "The handler was canc
 MethodT = TypeVar("MethodT", bound="Callable[..., Any]")
 
 
-def at_once(method: MethodT) -> MethodT:
-    """Marks a servicer's method that begins within the call that starts it; it gets a task when it has to wait.
+def begun_by(begin: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
+    """Decorates a servicer's unary method with a plain function that does its work in the in-process server.
 
-    For methods that seldom wait. Until then they, and the interceptors before them, run in the caller's task: what
-    needs a task of its own (`asyncio.timeout`, `asyncio.current_task`) must come after the first wait.
+    It has the parameters of the method and runs within the call that starts it, so that it must not wait. It returns
+    DEFERRED, or a coroutine that gives the response, which gets a task.
     """
-    method.at_once = True  # type: ignore[attr-defined]  # functions have attributes
-    return method
+
+    def mark(method: MethodT) -> MethodT:
+        method.begin = begin  # type: ignore[attr-defined]  # functions have attributes
+        return method
+
+    return mark
 
 
 class _CallDetails(grpc.HandlerCallDetails):
@@ -64,7 +71,8 @@ class InProcessServer(grpc.aio.Server):
     It has no ports, and takes calls from the beginning.
 
     Interceptors may have a method `admit(method, metadata)` beside `intercept_service`, which lets a call through at
-    once and returns whether it did. Where all of them do, nothing else is asked of them.
+    once and returns whether it did. Where all of them do, nothing else is asked of them. The metadata are pairs, as a
+    wire would deliver them: text is printable ASCII.
     """
 
     def __init__(
@@ -83,15 +91,18 @@ class InProcessServer(grpc.aio.Server):
         """
         self.max_message_bytes = max_message_bytes
         self._check_frozen = check_frozen
-        self._registered: dict[str, Handler] = {}
-        self._at_once: set[str] = set()
+        self._registered: dict[str, Served] = {}
         self._generic: list[grpc.GenericRpcHandler] = []
         self._active: set[Exchange] = set()
         self._stopping = False
         self._terminated = asyncio.Event()
         self._find_handler: FindHandler = self._find_registered
         admits: list[Any] = [getattr(interceptor, "admit", None) for interceptor in interceptors]
-        self._admits = None if None in admits else tuple(admits)
+        self._admit: Callable[[str, Metadata], bool]
+        if None in admits:
+            self._admit = _admit_none
+        else:
+            self._admit = admits[0] if len(admits) == 1 else partial(_admit_all, admits)
         for interceptor in reversed(interceptors):
             self._find_handler = partial(interceptor.intercept_service, self._find_handler)
 
@@ -103,9 +114,7 @@ class InProcessServer(grpc.aio.Server):
         """Adds the methods of a service."""
         for name, handler in method_handlers.items():
             path = f"/{service_name}/{name}"
-            self._registered[path] = handler
-            if getattr(_handler_function(handler), "at_once", False):
-                self._at_once.add(path)
+            self._registered[path] = self._served(path, handler)
 
     def add_insecure_port(self, address: str) -> int:
         """Raises `grpc.aio.UsageError`: there are no ports."""
@@ -152,7 +161,7 @@ class InProcessServer(grpc.aio.Server):
         """Returns the running calls of one owner."""
         return [exchange for exchange in self._active if exchange.owner is owner]
 
-    def launch(self, exchange: Exchange, method: Method, metadata: WireMetadata, request: Any) -> None:
+    def launch(self, exchange: Exchange, method: Method, metadata: Metadata, request: Any) -> None:
         """Starts the handler of a call, or ends the call if it is too late for that."""
         if self._stopping:
             exchange.end(_STOPPING)
@@ -166,79 +175,116 @@ class InProcessServer(grpc.aio.Server):
                 exchange.guard.keep(request)
         context = Context()
         self._active.add(exchange)
-        serving: Coroutine[Any, Any, None] = self._serve(exchange, method, metadata, request)
-        if method.path in self._at_once:
-            try:
-                awaited = context.run(serving.send, None)
-            except (StopIteration, asyncio.CancelledError):
-                self._handler_ended(exchange)
+        served = self._registered.get(method.path)
+        serving: Coroutine[Any, Any, None] | None
+        if served is None or served.begin is None or method.request_streaming:
+            serving = self._serve(exchange, method, served, metadata, request)
+        else:
+            serving = context.run(self._begin, exchange, method, served, metadata, request)
+            if serving is None:
+                if not exchange.detached:
+                    self._settle(exchange)
                 return
-            serving = _go_on(serving, awaited)
         task = exchange.loop.create_task(serving, context=context)
         exchange.task = task
         # A task that is cancelled before its first step never runs, so the end cannot be noticed inside of it.
         task.add_done_callback(partial(self._task_ended, exchange), context=context)
 
-    def _admitted(self, path: str, metadata: WireMetadata) -> Handler | None:
-        """Returns the handler of a registered method if the interceptors let the call through at once."""
-        handler = self._registered.get(path)
-        if handler is None or self._admits is None:
+    def _served(self, path: str, handler: Handler) -> Served:
+        return Served(path, handler, self.max_message_bytes, self._settle)
+
+    async def _found(self, path: str, metadata: Metadata) -> Served | None:
+        """Returns what serves a call, as the interceptors have it."""
+        handler = await self._find_handler(_CallDetails(path, delivered(metadata)))
+        if handler is None:
             return None
-        for admit in self._admits:
-            if not admit(path, metadata):
-                return None
-        return handler
+        served = self._registered.get(path)
+        return served if served is not None and served.handler is handler else self._served(path, handler)
 
     async def _find_registered(self, details: grpc.HandlerCallDetails) -> Handler | None:
-        handler = self._registered.get(details.method)
-        if handler is None:
-            for generic in self._generic:
-                handler = generic.service(details)
-                if handler is not None:
-                    break
-        return handler
+        served = self._registered.get(details.method)
+        if served is not None:
+            return served.handler
+        for generic in self._generic:
+            handler = generic.service(details)
+            if handler is not None:
+                return handler
+        return None
 
-    async def _serve(self, exchange: Exchange, method: Method, metadata: WireMetadata, request: Any) -> None:
+    def _begin(
+        self, exchange: Exchange, method: Method, served: Served, metadata: Metadata, request: Any
+    ) -> Coroutine[Any, Any, None] | None:
+        """Begins a call at once; returns what is left to be done in a task, if anything is."""
         context: ServicerContext | None = None
         try:
-            handler = self._admitted(method.path, metadata)
-            handler = handler or await self._find_handler(_CallDetails(method.path, metadata))
-            if handler is None:
-                exchange.finish(_NOT_FOUND)
-                return
-            context = ServicerContext(exchange, method, handler, metadata, self.max_message_bytes)
-            exchange.context = context
-            request = await _received(handler, method, request, context)
-            response = None
-            if handler.response_streaming:
-                await _stream(handler, request, context)
+            if not self._admit(served.path, metadata):
+                return self._serve(exchange, method, served, metadata, request)
+            context = exchange.context = ServicerContext(exchange, method, served, metadata)
+            assert served.begin is not None
+            result = served.begin(context.incoming(request), context)
+            if result is DEFERRED and exchange.guard is not None:
+                exchange.guard.verify()
+        except Exception as error:
+            self._failed(exchange, context, served.path, error)
+            return None
+        if result is not DEFERRED or context.abort_error is not None:
+            return self._answer(exchange, served, context, result)
+        exchange.detached = exchange.status is None
+        return None
+
+    async def _serve(
+        self, exchange: Exchange, method: Method, served: Served | None, metadata: Metadata, request: Any
+    ) -> None:
+        context: ServicerContext | None = None
+        try:
+            if served is None or not self._admit(method.path, metadata):
+                served = await self._found(method.path, metadata)
+                if served is None:
+                    exchange.finish(_NOT_FOUND)
+                    return
+            context = exchange.context = ServicerContext(exchange, method, served, metadata)
+            # The handler's own kind counts: an interceptor may refuse any call with a unary handler that aborts.
+            if served.request_streaming or method.request_streaming:
+                request = await _received(served, method, request, context)
             else:
-                response = await _coroutine(_handler_function(handler)(request, context))
+                request = context.incoming(request)
+            result = served.function(request, context)
+            if served.response_streaming:
+                result = _streamed(result, context)
+        except Exception as error:
+            self._failed(exchange, context, method.path, error)
+        else:
+            await self._answer(exchange, served, context, result)
+
+    async def _answer(self, exchange: Exchange, served: Served, context: ServicerContext, result: Any) -> None:
+        """Ends a call with what its handler returned, or defers that."""
+        try:
+            response = result if result is DEFERRED else await _coroutine(result)
             if exchange.guard is not None:
                 exchange.guard.verify()
             if context.abort_error is not None:
-                _log.error("Abort error unexpectedly suppressed in method [%s]", method.path)
+                _log.error("Abort error unexpectedly suppressed in method [%s]", served.path)
             elif exchange.status is not None:
                 pass  # The caller went away, and the handler did not mind.
             elif response is DEFERRED:
-                self._defer(exchange)
-            elif handler.response_streaming:
+                exchange.detached = True
+            elif served.response_streaming:
                 context.send_status(context.details())
             elif exchange.responses is not None:
                 await context.send_only_response(response)
             else:
                 context.send_response(response)
-        except (grpc.aio.AbortError, CallRefused) as error:
-            if not _has_ended(exchange, context):
-                self._fail(exchange, context, method, error)
         except Exception as error:
-            self._fail(exchange, context, method, error)
+            self._failed(exchange, context, served.path, error)
 
-    def _fail(self, exchange: Exchange, context: ServicerContext | None, method: Method, error: Exception) -> None:
+    def _failed(self, exchange: Exchange, context: ServicerContext | None, path: str, error: Exception) -> None:
+        """Ends a call with what escaped its handler, unless the call has ended with that."""
+        if isinstance(error, grpc.aio.AbortError | CallRefused) and _has_ended(exchange, context):
+            return
         metadata = () if context is None else context.invocation_metadata()
         ids = {"request_id": dict(metadata).get("x-request-id", "")}
         what = "Unexpected [%s] raised by servicer method [%s]"
-        _log.error(what, type(error).__name__, method.path, exc_info=error, extra=ids)
+        _log.error(what, type(error).__name__, path, exc_info=error, extra=ids)
         if context is None:
             exchange.finish(CallStatus(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}"))
         else:
@@ -246,52 +292,40 @@ class InProcessServer(grpc.aio.Server):
 
     def _task_ended(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
         exchange.task = None
-        self._handler_ended(exchange)
+        if not exchange.detached:
+            self._settle(exchange)
         if not task.cancelled():
             task.result()  # raises what ends programs: KeyboardInterrupt, SystemExit
-
-    def _handler_ended(self, exchange: Exchange) -> None:
-        if exchange.deferred is None:
-            self._settle(exchange)
-
-    def _defer(self, exchange: Exchange) -> None:
-        ended = exchange.deferred
-
-        def settle() -> None:
-            if ended is not None:
-                ended()
-            self._settle(exchange)
-
-        exchange.deferred = settle
 
     def _settle(self, exchange: Exchange) -> None:
         self._active.discard(exchange)
         context = exchange.context
-        if not _has_ended(exchange, context):
+        if exchange.status is None and not _has_ended(exchange, context):
             exchange.finish(_HANDLER_CANCELLED)
         if exchange.guard is not None:
             try:
                 exchange.guard.verify()
             except FrozenMessageChanged:
                 _log.exception("A message of a call to a method was changed after it was handed over")
-        if context is not None:
+        if context is not None and context.callbacks is not None:
             context.run_done_callbacks()
         exchange.context = None
         if self._stopping and not self._active:
             self._terminated.set()
 
 
-async def _received(handler: Handler, method: Method, request: Any, context: ServicerContext) -> Any:
-    # The handler's own kind counts: an interceptor may refuse any call with a unary handler that aborts.
-    if handler.request_streaming:
+async def _received(served: Served, method: Method, request: Any, context: ServicerContext) -> Any:
+    if served.request_streaming:
         return context.iterator(request)
     return context.incoming(await context.first_request() if method.request_streaming else request)
 
 
-def _handler_function(handler: Handler) -> Any:
-    if handler.request_streaming:
-        return handler.stream_stream if handler.response_streaming else handler.stream_unary
-    return handler.unary_stream if handler.response_streaming else handler.unary_unary
+def _admit_none(_path: str, _metadata: Metadata) -> bool:
+    return False
+
+
+def _admit_all(admits: Sequence[Callable[[str, Metadata], bool]], path: str, metadata: Metadata) -> bool:
+    return all(admit(path, metadata) for admit in admits)
 
 
 def _coroutine(result: Any) -> Awaitable[Any]:
@@ -301,34 +335,7 @@ def _coroutine(result: Any) -> Awaitable[Any]:
     return awaitable
 
 
-async def _go_on(coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
-    """Does what is left of a coroutine that was begun by hand, and waits for `awaited`."""
-    await _Rest(coroutine, awaited)
-
-
-class _Rest:
-    """The rest of a coroutine, to be awaited."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
-        self._coroutine = coroutine
-        self._awaited = awaited
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        coroutine, awaited = self._coroutine, self._awaited
-        try:
-            while True:
-                try:
-                    sent = yield awaited
-                except BaseException as error:
-                    awaited = coroutine.throw(error)
-                else:
-                    awaited = coroutine.send(sent)
-        except StopIteration:
-            return
-
-
-async def _stream(handler: Handler, request: Any, context: ServicerContext) -> None:
-    result = _handler_function(handler)(request, context)
+async def _streamed(result: Any, context: ServicerContext) -> None:
     if not isinstance(result, AsyncGeneratorType):
         await _coroutine(result)
         return

@@ -7,19 +7,22 @@ very message that a stream carries, so that nothing is copied between a provider
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from dragoman.v1.run_service_pb2 import StreamRunResponse as EventBatch
+from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import DragomanError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from google.protobuf.descriptor import FieldDescriptor
+
     from dragoman.v1.catalog_service_pb2 import Model
     from dragoman.v1.embedding_service_pb2 import EmbedRequest, EmbedResponse
+    from dragoman.v1.event_pb2 import FinishReason
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.run_pb2 import ChatSpec
-    from dragoman.v1.usage_pb2 import Usage
 
 __all__ = [
     "FOR_THE_SERVER",
@@ -29,6 +32,7 @@ __all__ = [
     "GenerationFailed",
     "GenerationRequest",
     "GenerationSink",
+    "PlainChat",
     "Provider",
     "iterate",
 ]
@@ -47,6 +51,24 @@ FOR_THE_SERVER = (
 """Fields of `ChatSpec` that say nothing to a provider: the server has done what they ask for before it asks one."""
 
 
+class PlainChat(NamedTuple):
+    """What a conversation of texts says: a model, messages of a role and a text each, and sampling values.
+
+    It is what whoever checked the request has read of it, so that nobody needs to read it again.
+
+    Attributes:
+        spec: The request that says just this. If another one is to be executed, this one says nothing of it.
+        model: What the client asked for.
+        messages: Who speaks, as `dragoman.v1.Role`, and the text, which is not empty.
+        sampling: The fields that are set.
+    """
+
+    spec: ChatSpec
+    model: str
+    messages: Sequence[tuple[int, str]]
+    sampling: Sequence[tuple[FieldDescriptor, Any]]
+
+
 class GenerationRequest(NamedTuple):
     """One generation of one choice.
 
@@ -57,6 +79,8 @@ class GenerationRequest(NamedTuple):
         choice_index: The index that the events must carry.
         incremental: Whether someone reads along; if false, the whole answer may come in one batch.
         run_id: The run, for the backend's logs; may be empty.
+        plain: What the conversation says, if that is plain and was read already. It counts only if its `spec` is this
+            one's; a provider need not make use of it.
     """
 
     spec: ChatSpec
@@ -64,6 +88,7 @@ class GenerationRequest(NamedTuple):
     choice_index: int = 0
     incremental: bool = True
     run_id: str = ""
+    plain: PlainChat | None = None
 
 
 class GenerationSink(Protocol):
@@ -85,6 +110,19 @@ class GenerationSink(Protocol):
         """Takes what would otherwise be a batch with one text_delta of choice 0, of this text alone; never empty.
 
         Most of a stream is that, and to pass it so costs a fraction. A provider need not make use of it.
+        """
+
+    def on_whole(self, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        """Takes a whole answer and its end: what would otherwise be `on_events` and then `on_end` with None.
+
+        That batch would have a text_delta, a choice_finished and, if the usage is not None, a usage_reported, all of
+        choice 0 and with no more in them than is given here. Nothing came before, and the request is not incremental.
+        Most plain answers are that, and to pass them so costs a fraction. A provider need not make use of it.
+
+        Args:
+            text: What the model said; never empty.
+            finish_reason: Why it ended.
+            usage: What it consumed, in the wire form of a `Usage`; None if the provider did not tell.
         """
 
     def on_end(self, failure: Failure | None) -> None:
@@ -190,6 +228,15 @@ class _QueueSink:
         batch = EventBatch()
         batch.events.add().text_delta.text = text
         self.queue.put_nowait(batch)
+
+    def on_whole(self, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        batch = EventBatch()
+        batch.events.add().text_delta.text = text
+        batch.events.add().choice_finished.finish_reason = finish_reason
+        if usage is not None:
+            batch.events.add().usage_reported.last_call.CopyFrom(Usage.FromString(usage))
+        self.queue.put_nowait(batch)
+        self.queue.put_nowait(None)
 
     def on_end(self, failure: Failure | None) -> None:
         self.queue.put_nowait(failure)

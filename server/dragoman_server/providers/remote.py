@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from dragoman.v1.catalog_service_pb2 import Model
     from dragoman.v1.embedding_service_pb2 import EmbedRequest, EmbedResponse
+    from dragoman.v1.event_pb2 import FinishReason
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import GenerationRequest, GenerationSink
@@ -89,6 +90,12 @@ class ResponseReader(Protocol):
 
         Raises:
             ProviderError: If the answer is not finished.
+        """
+
+    def read_plain(self, data: bytes) -> tuple[str, FinishReason, bytes | None] | None:
+        """Returns an answer in one piece as `GenerationSink.on_whole` takes it, if it is one of that kind.
+
+        None for any other, which is then still to be read.
         """
 
     def read_whole(self, data: bytes, batch: EventBatch) -> None:
@@ -191,7 +198,10 @@ class RemoteProvider:
         """
         path, body, header = self.dialect.encode(request, self.quirks, self.mark)
         generation = _Generation(request, sink, self)
-        head = self.head(path) if header is None else self._head(path, _with_value(self._headers, *header))
+        if header is None:
+            head = self._heads.get(path) or self.head(path)
+        else:
+            head = self._head(path, _with_value(self._headers, *header))
         generation.exchange = self._client.send(post(head, body), generation)
         self.running.add(generation)
         return generation
@@ -299,6 +309,9 @@ class _Generation:
     """One generation, and the handler of its exchange."""
 
     exchange: Exchange
+    _headers: Mapping[bytes, bytes]
+    _body: bytes | list[bytes] = b""
+    """Of an answer in one piece; a list once it came in several reads."""
 
     def __init__(self, request: GenerationRequest, sink: GenerationSink, provider: RemoteProvider) -> None:
         self._incremental = request.incremental
@@ -306,9 +319,7 @@ class _Generation:
         self._provider = provider
         self._reader = provider.dialect.reader(request, provider.mark)
         self._status = 0
-        self._headers: Mapping[bytes, bytes] = {}
         self._streams = False
-        self._body: list[bytes] = []  # of an answer in one piece
         self._size = 0
         self._ended = False
 
@@ -341,9 +352,11 @@ class _Generation:
         """Decides how to read the body."""
         self._status = status
         self._headers = headers
-        kind = headers.get(b"content-type", b"").lower()
         if status == 200:
-            self._streams = b"event-stream" in kind or (self._incremental and b"json" not in kind)
+            kind = headers.get(b"content-type", b"")
+            if kind != b"application/json":
+                kind = kind.lower()
+                self._streams = b"event-stream" in kind or (self._incremental and b"json" not in kind)
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 self._fail(broken("it is compressed, although that was not asked for"))
 
@@ -378,19 +391,53 @@ class _Generation:
         """Reads an answer in one piece, or ends a stream that did not say so itself."""
         if self._ended:
             return
+        if self._status == 200 and not self._streams:
+            self._complete_whole(self._answer())
+            return
         batch = EventBatch()
         try:
             if self._status != 200:
                 raise self._refusal()
-            if self._streams:
-                self._reader.end_stream(batch)
-            else:
-                self._reader.read_whole(b"".join(self._body), batch)
+            self._reader.end_stream(batch)
         except ProviderError as error:
             self._deliver_then_fail(batch, error)
             return
         self._sink.on_events(batch)
         self._end()
+
+    def _complete_whole(self, data: bytes) -> None:
+        """Reads an answer in one piece, and ends."""
+        reader = self._reader
+        if not self._incremental and (plain := reader.read_plain(data)) is not None:
+            self._ended = True
+            self._provider.running.discard(self)
+            self._sink.on_whole(*plain)
+            return
+        batch = EventBatch()
+        try:
+            reader.read_whole(data, batch)
+        except ProviderError as error:
+            self._deliver_then_fail(batch, error)
+            return
+        self._sink.on_events(batch)
+        self._end()
+
+    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        """Takes an answer that came all at once: does what `on_headers`, `on_data` and `on_complete` do."""
+        if (
+            status == 200
+            and not self._incremental
+            and not self._ended
+            and headers.get(b"content-type", b"").startswith(b"application/json")
+            and b"content-encoding" not in headers
+            and len(body) <= MAX_WHOLE_BYTES
+        ):
+            self._complete_whole(body)
+            return
+        self.on_headers(status, headers)
+        if body:
+            self.on_data(body)
+        self.on_complete()
 
     def on_error(self, error: ProviderError) -> None:
         """Ends the generation; an error answer that broke off still says why."""
@@ -399,20 +446,23 @@ class _Generation:
         self._fail(error)
 
     def _refusal(self) -> ProviderError:
-        return self._provider.dialect.failure_of_status(self._status, self._headers, b"".join(self._body))
+        return self._provider.dialect.failure_of_status(self._status, self._headers, self._answer())
 
     def _keep(self, data: bytes) -> None:
+        """Takes note of bytes of an answer in one piece."""
         self.exchange.moved = True
         self._size += len(data)
-        if self._status != 200:
-            if self._size <= MAX_ERROR_BYTES:
-                self._body.append(data)
-            else:
-                self._fail(self._refusal())
-        elif self._size <= MAX_WHOLE_BYTES:
-            self._body.append(data)
+        if self._size > (MAX_WHOLE_BYTES if self._status == 200 else MAX_ERROR_BYTES):
+            self._fail(broken("it is too large") if self._status == 200 else self._refusal())
+        elif not self._body:
+            self._body = data  # nearly always all there is
+        elif isinstance(self._body, bytes):
+            self._body = [self._body, data]
         else:
-            self._fail(broken("it is too large"))
+            self._body.append(data)
+
+    def _answer(self) -> bytes:
+        return self._body if isinstance(self._body, bytes) else b"".join(self._body)
 
     def _deliver_then_fail(self, batch: EventBatch, error: ProviderError) -> None:
         if batch.events:

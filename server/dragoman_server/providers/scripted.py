@@ -268,6 +268,7 @@ class _Performance:
         self._sink = sink
         self._running = running
         self._script = script
+        self._incremental = request.incremental
         self._choice = request.choice_index
         self._call_prefix = f"call_{len(spec.messages)}_{request.choice_index}"
         self._logprobs = spec.sampling.logprobs if script.logprobs is None else script.logprobs
@@ -324,6 +325,9 @@ class _Performance:
         if self._paused:
             self._due = True
             return
+        if self._is_plain():
+            self._play_whole()
+            return
         start = self._next
         end = self._next = min(start + self._batch, len(self._steps), self._break_at)
         batch = EventBatch()
@@ -342,6 +346,20 @@ class _Performance:
         if not self._ended and (complete or self._break_with is not None):
             self._ended = True
             self._end(self._break_with)
+
+    def _is_plain(self) -> bool:
+        """Whether all of it is a whole answer of the kind that has a short way; see `GenerationSink.on_whole`."""
+        if self._incremental or self._choice or self._logprobs or self._stop_sequence:
+            return False
+        if self._break_with is not None or self._script.hang:
+            return False
+        return len(self._steps) == 1 and self._steps[0].kind == "text" and self._steps[0].text != ""
+
+    def _play_whole(self) -> None:
+        self._ended = True
+        self._forget()
+        usage = None if self._usage is None else self._usage.SerializeToString()
+        self._sink.on_whole(self._steps[0].text, self._finish, usage)
 
     def _write(self, step: _Step, event: RunEvent) -> None:
         match step.kind:
@@ -387,9 +405,12 @@ class _Performance:
             batch.events.add().usage_reported.last_call.CopyFrom(self._usage)
 
     def _end(self, failure: Failure | None) -> None:
+        self._forget()
+        self._sink.on_end(failure)
+
+    def _forget(self) -> None:
         self._running.discard(self)
         self._timer.cancel()  # it refers to this generation: no cycle is left to the collector
-        self._sink.on_end(failure)
 
 
 def _script(spec: ChatSpec) -> Script:

@@ -29,7 +29,7 @@ class Quirks:
             read far faster.
         max_embedding_inputs: Most inputs of one request for embeddings; more are sent in several.
         unsupported: Fields of `ChatSpec` that it does not know, as paths, for example `sampling.logit_bias`.
-        departs: Whether it wants a written request changed: other names of fields, or of roles.
+        renames: Whether it has other names for fields.
     """
 
     max_tokens_field: str = "max_tokens"
@@ -41,12 +41,11 @@ class Quirks:
     base64_embeddings: bool = False
     max_embedding_inputs: int = 256
     unsupported: frozenset[str] = frozenset()
-    departs: bool = field(init=False)
+    renames: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        fields = (self.max_tokens_field, self.seed_field, self.thoughts_field)
-        renames = fields != ("max_tokens", "seed", "reasoning_content")
-        object.__setattr__(self, "departs", renames or not self.developer_role)
+        renames = (self.max_tokens_field, self.seed_field) != ("max_tokens", "seed")
+        object.__setattr__(self, "renames", renames)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,12 @@ def text_batch(text: str) -> EventBatch:
     return EventBatch.FromString(text_event(text))
 
 
+def whole_batch(text: str, finish_reason: FinishReason, usage: bytes | None) -> EventBatch:
+    """Returns a whole answer as the batch that it is; see `GenerationSink.on_whole`."""
+    events = text_event(text) + FINISHED[finish_reason]
+    return EventBatch.FromString(events if usage is None else events + usage_event(usage))
+
+
 def sole_text(batch: EventBatch) -> str:
     """Returns the text of a batch that is that and nothing more; of any other an empty string."""
     events = batch.events

@@ -85,6 +85,8 @@ class RateLimits:
 
     def concerns(self, caller: Caller) -> bool:
         """Tells whether any limit holds for a caller; `admit` may be left out where none does."""
+        if self._subjects.only_own and caller.key_limits is None and caller.account_limits is None:
+            return False
         return bool(self._subjects.of(caller))
 
     def admit(self, caller: Caller) -> Slot | Awaitable[Slot]:

@@ -52,6 +52,9 @@ class Subjects:
     Args:
         settings: The limits of those that have none of their own.
         plans: The plans, with theirs.
+
+    Attributes:
+        only_own: Whether no limit holds but what keys and accounts have of their own.
     """
 
     def __init__(self, settings: RateLimitSettings, plans: Iterable[PlanSettings] = ()) -> None:
@@ -59,12 +62,12 @@ class Subjects:
         self._user = _bounds(settings.user)
         self._account = _bounds(settings.account)
         self._plans = {plan.name: _bounds(plan.limits) for plan in plans}
-        self._unlimited = not any(self._key + self._user + self._account) and not any(map(any, self._plans.values()))
+        self.only_own = not any(self._key + self._user + self._account) and not any(map(any, self._plans.values()))
         self._known: dict[tuple[str, str, str], tuple[Caller, tuple[Subject, ...]]] = {}
 
     def of(self, caller: Caller) -> tuple[Subject, ...]:
         """Returns those whose limits hold for a caller; nobody, mostly."""
-        if self._unlimited and caller.key_limits is None and caller.account_limits is None:
+        if self.only_own and caller.key_limits is None and caller.account_limits is None:
             return ()
         name = (caller.account_id, caller.key_id, caller.user_id)
         known = self._known.get(name)

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from dragoman_server.conversations.service import Conversations, Turn
     from dragoman_server.credits.service import Credits, Hold
     from dragoman_server.personas.service import Personas
+    from dragoman_server.providers.base import PlainChat
     from dragoman_server.providers.routing.route import Route
     from dragoman_server.ratelimits.service import RateLimits, Slot
     from dragoman_server.runs.run import LiveRun
-    from dragoman_server.usage.service import UsageLog
+    from dragoman_server.usage.service import Tokens, UsageLog
 
     Then = Callable[[RunCompleted, BaseException | None], None]
 
@@ -86,12 +87,27 @@ class Admission:
         """Whether the end of the run has to wait until something is on disk."""
         return self.hold is not None or self.turn is not None
 
+    @property
+    def only_charges(self) -> bool:
+        """Whether a charge is all that has to be on disk before the end of the run, if anything is."""
+        return self.turn is None
+
     def withdraw(self) -> None:
         """Gives everything back: the run never began."""
         if self.slot is not None:
             self.slot.end(0)
         if self.hold is not None:
             self.hold.settle_then(None, Rule.REFUSED, _log_failure)
+
+    def charge(self, usage: Usage, then: Callable[[Charge | BaseException], None]) -> None:
+        """Charges a run that is about to end well, which is all that `settle` does where it `only_charges`.
+
+        Args:
+            usage: What it consumed.
+            then: Called once, perhaps within this call, with the charge or an error.
+        """
+        assert self.hold is not None
+        self.hold.settle_then(usage, Rule.COMPLETED, then)
 
     def settle(self, usage: Usage, record: Run | None, then: Then) -> None:
         """Settles a run that is about to end well, and calls `then` with what its last event tells, or with an error.
@@ -171,17 +187,20 @@ class Gate:
     def __init__(self, catalog: Catalog, domains: Domains) -> None:
         self._catalog = catalog
         self._domains = domains
+        self._limits = domains.limits
+        self._charges = domains.credits is not None and domains.credits.enabled
 
-    def concerns(self, caller: Caller, chat: ChatSpec) -> bool:
-        """Returns whether a request has to pass at all."""
-        domains = self._domains
-        return bool(
-            (domains.credits is not None and domains.credits.enabled)
-            or (domains.limits is not None and domains.limits.concerns(caller))
-            or chat.conversation_id
-            or chat.persona
-            or chat.context
-        )
+    def concerns(self, caller: Caller, chat: ChatSpec, *, plain: bool) -> bool:
+        """Returns whether a request has to pass at all.
+
+        Args:
+            caller: Who asks.
+            chat: What is to be executed.
+            plain: Whether it is known to be a plain conversation.
+        """
+        if self._charges or (self._limits is not None and self._limits.concerns(caller)):
+            return True
+        return not plain and bool(chat.conversation_id or chat.persona or chat.context)
 
     async def admit(
         self, caller: Caller, chat: ChatSpec, run_id: str, *, incremental: bool, has_media: bool
@@ -219,6 +238,36 @@ class Gate:
             raise
         return admission
 
+    def admit_at_once(self, caller: Caller, plain: PlainChat, run_id: str) -> Admission | None:
+        """Does what `admit` does for a plain conversation whose answer comes whole, if there is nothing to wait for.
+
+        Args:
+            caller: Who asks.
+            plain: What is to be executed.
+            run_id: The id of the run that it is to become.
+
+        Returns:
+            None if there may be.
+        """
+        credits = self._domains.credits
+        if credits is None or not self._charges or (self._limits is not None and self._limits.concerns(caller)):
+            return None
+        route = self._catalog.route_of_plain(plain.model, caller.grants)
+        if route is None:
+            return None
+        chat = plain.spec
+        sampling = chat.sampling
+        asked = sampling.max_output_tokens or self._catalog.output_limit(route)
+        tokens, choices = prompt_tokens(chat, has_media=False), sampling.choice_count or 1
+        hold = credits.hold_ahead(
+            caller, run_id, STEP, OPERATION, route.model_id, chat.token_type, tokens, asked, choices
+        )
+        if hold is None:
+            return None
+        admission = Admission()
+        admission.route, admission.chat, admission.hold = route, _limited(chat, hold, incremental=False), hold
+        return admission
+
     async def _complete(self, admission: Admission, caller: Caller, chat: ChatSpec) -> ChatSpec:
         """Returns the request with what its conversation and its persona add to it."""
         domains = self._domains
@@ -248,7 +297,7 @@ class Gate:
         incremental: bool,
     ) -> None:
         chat = admission.chat
-        asked = chat.sampling.max_output_tokens or self._catalog.output_limit(admission.route)
+        sampling = chat.sampling
         hold = await credits.hold(
             caller,
             run_id=run_id,
@@ -257,16 +306,24 @@ class Gate:
             model=admission.route.model_id,
             token_type=chat.token_type,
             input_tokens=input_tokens,
-            output_tokens=asked,
-            choices=chat.sampling.choice_count or 1,
+            output_tokens=sampling.max_output_tokens or self._catalog.output_limit(admission.route),
+            choices=sampling.choice_count or 1,
+            brief=not incremental,
         )
         admission.hold = hold
-        if hold is None or not hold.output_tokens or hold.output_tokens == chat.sampling.max_output_tokens:
-            return
-        if hold.lowered or not incremental:  # else more is reserved while the answer grows
-            admission.chat = limited = ChatSpec()
-            limited.CopyFrom(chat)
-            limited.sampling.max_output_tokens = hold.output_tokens
+        if hold is not None:
+            admission.chat = _limited(chat, hold, incremental=incremental)
+
+
+def _limited(chat: ChatSpec, hold: Hold, *, incremental: bool) -> ChatSpec:
+    """Returns a request with the output limit that was reserved for, unless more is reserved while the answer grows."""
+    limit = hold.output_tokens
+    if not limit or limit == chat.sampling.max_output_tokens or (incremental and not hold.lowered):
+        return chat
+    limited = ChatSpec()
+    limited.CopyFrom(chat)
+    limited.sampling.max_output_tokens = limit
+    return limited
 
 
 def _check_scope(caller: Caller) -> None:
@@ -284,16 +341,19 @@ def _check_scope(caller: Caller) -> None:
         )
 
 
-def note_usage(log: UsageLog, run: LiveRun, charge: Charge | None) -> None:
-    """Hands a run that has ended to the usage log."""
-    record = run.record()
-    if charge is not None and not record.HasField("charge"):
-        record = Run(charge=charge)
-        record.MergeFrom(run.record())
-    end = record.end_time.seconds * 1_000_000 + record.end_time.nanos // 1000
-    duration = max(0, (end - run.create_micros) // 1000)
-    first = run.log.first_content_ms(run.create_micros, duration)
-    log.note(record, run.caller, operation=OPERATION, duration_ms=duration, first_content_ms=first)
+def note_usage(log: UsageLog, run: LiveRun, nanos: int, tokens: Tokens, charge: Charge | None) -> None:
+    """Hands a run that has ended to the usage log.
+
+    Args:
+        log: The log.
+        run: The run.
+        nanos: How long it took.
+        tokens: What it consumed.
+        charge: What it was charged, if anything.
+    """
+    create_micros, duration = run.create_micros, nanos // 1_000_000
+    first = run.log.first_content_ms(create_micros, duration)
+    log.note(run.record(), run.caller, OPERATION, tokens, create_micros, duration, first, charge)
 
 
 def _watch_over(future: asyncio.Future[Any]) -> None:

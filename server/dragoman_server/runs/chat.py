@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
-from dragoman.v1.event_pb2 import FINISH_REASON_LENGTH
+from dragoman.v1.event_pb2 import FINISH_REASON_LENGTH, RunCompleted
 from dragoman.v1.run_pb2 import ChatSpec, Run
 from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.errors import DragomanError, ProviderError
 from dragoman_server.providers.base import EventBatch, GenerationRequest
 from dragoman_server.providers.usage import sum_of_calls
-from dragoman_server.providers.wire import sole_text, text_batch
+from dragoman_server.providers.wire import sole_text, text_batch, whole_batch
 from dragoman_server.runs.fold import Step
 from dragoman_server.runs.metering import Meter
 from dragoman_server.runs.run import internal_failure
@@ -19,8 +20,10 @@ from dragoman_server.runs.usage import estimate, total_of_choices
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from dragoman.v1.event_pb2 import RunCompleted
+    from dragoman.v1.event_pb2 import FinishReason
     from dragoman.v1.failure_pb2 import Failure
+    from dragoman.v1.usage_pb2 import Charge
+    from dragoman_server.providers.base import PlainChat
     from dragoman_server.providers.routing.generation import RoutedGeneration
     from dragoman_server.providers.routing.route import Route
     from dragoman_server.runs.admission import Admission
@@ -35,6 +38,10 @@ FINAL_EVENTS = 3
 """How many events end a run well after those of its answer: usage_reported, step_completed, run_completed."""
 
 
+_Whole = tuple[str, "FinishReason", bytes]
+"""A whole answer: its text, why it ended, and the wire form of its usage."""
+
+
 class ChatWork:
     """A chat completion. `begin` starts it; from then on the providers push it along.
 
@@ -43,15 +50,19 @@ class ChatWork:
         spec: What to answer and how.
         route: Who answers.
         incremental: Whether someone reads along.
+        plain: What the spec says, if it is plain and was read already.
 
     Attributes:
         keeps_back: Whether a batch waits for the next one or the end.
         append_text: Appends text of the first choice to the run's log; see `EventLog.append_text`.
     """
 
-    def __init__(self, run: LiveRun, spec: ChatSpec, route: Route, *, incremental: bool) -> None:
+    def __init__(
+        self, run: LiveRun, spec: ChatSpec, route: Route, *, incremental: bool, plain: PlainChat | None = None
+    ) -> None:
         self._run = run
         self._spec = spec
+        self._plain = plain
         self._route = route
         self._incremental = incremental
         self._generations: list[RoutedGeneration] = []
@@ -59,6 +70,7 @@ class ChatWork:
         self._lost: Usage | None = None  # what attempts that came to nothing have consumed
         self._pending = spec.sampling.choice_count or 1
         self._kept_back: EventBatch | None = None
+        self._whole: _Whole | None = None  # an answer that is not paid for yet
         self.keeps_back = not incremental and self._pending == 1
         self.append_text = run.log.append_text
         self._meter: Meter | None = None
@@ -76,10 +88,11 @@ class ChatWork:
         """
         spec, route = self._spec, self._route
         count = self._pending
+        model = "" if route.only is None else route.only.upstream_model
         try:
             for index in range(count):
                 choice_spec = spec if index == 0 else _for_choice(spec, index)
-                request = GenerationRequest(choice_spec, "", index, self._incremental, self._run.id)
+                request = GenerationRequest(choice_spec, model, index, self._incremental, self._run.id, self._plain)
                 first = self._generations[0].target if index else None  # all choices from the same model
                 self._generations.append(route.start(request, _ChoiceSink(self, index), first))
         except Exception as error:
@@ -146,6 +159,50 @@ class ChatWork:
             self._kept_back = batch
         else:
             self._run.append(batch)
+
+    def take_whole(self, index: int, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        """Takes the whole answer of a choice: as the end of the run, if that is all there is to it."""
+        admission = self._run.admission
+        if self.keeps_back and usage is not None:
+            if admission is not None and admission.settles:
+                if admission.only_charges and self._lost is None:
+                    self._charge_whole(admission, (text, finish_reason, usage))
+                    return
+            elif self._run.complete_whole(text, finish_reason, usage):
+                self._pending = 0
+                self._generations.clear()  # they know their sinks, which know this: no cycle is left to the collector
+                return
+        self.take(index, whole_batch(text, finish_reason, usage))
+        self.end(index, None)
+
+    def _charge_whole(self, admission: Admission, whole: _Whole) -> None:
+        """Ends the run with a whole answer once that is paid for."""
+        if self._pending == 0 or self._run.ended:
+            return
+        self._pending = 0
+        self._generations.clear()  # as above
+        self._stop_counting()
+        self._whole = whole
+        usage = self._usages[0] = Usage.FromString(whole[2])
+
+        def charged(charge: Charge | BaseException) -> None:
+            if self._run.ended:
+                return
+            if isinstance(charge, BaseException):
+                logger.error("a run could not be charged", run_id=self._run.id, error=str(charge))
+                self._fail(charge)
+            elif not self._run.complete_whole(*whole, charge.SerializeToString()):
+                self._unfold()
+                self._complete(usage, RunCompleted(charge=charge))
+
+        admission.charge(usage, charged)
+
+    def _unfold(self) -> None:
+        """Makes the events of a whole answer that is not ended yet."""
+        if self._whole is not None:
+            batch, self._whole = whole_batch(*self._whole), None
+            del batch.events[-1]  # the usage, which is reported at the end
+            self._kept_back = batch
 
     def _append_metered(self, text: str) -> None:
         """Does what `append_text` says, and counts."""
@@ -235,12 +292,14 @@ class ChatWork:
                 return
             if error is None:
                 self._complete(usage, outcome)
-            elif isinstance(error, DragomanError):
-                self._run.fail(error.to_failure())
             else:
-                self._run.fail(internal_failure(error))
+                self._fail(error)
 
         admission.settle(total, record, settled)
+
+    def _fail(self, error: BaseException) -> None:
+        """Ends the run because it could not be settled."""
+        self._run.fail(error.to_failure() if isinstance(error, DragomanError) else internal_failure(error))
 
     def _complete(self, usage: Usage, outcome: RunCompleted | None = None) -> None:
         """Ends the run well; `outcome` is what its last event tells, if anything."""
@@ -257,6 +316,7 @@ class ChatWork:
 
     def _flush(self) -> None:
         """Appends what was kept back."""
+        self._unfold()
         if self._kept_back is not None:
             batch, self._kept_back = self._kept_back, None
             self._run.append(batch)
@@ -320,6 +380,14 @@ class _ChoiceSink:
             except Exception as error:  # a sink never raises
                 work.crashed(error)
 
+    def on_whole(self, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            try:
+                work.take_whole(self._index, text, finish_reason, usage)
+            except Exception as error:  # a sink never raises
+                work.crashed(error)
+
     def on_attempt(self, generation: RoutedGeneration) -> None:
         work = self._work
         if work is not None:
@@ -348,15 +416,16 @@ def _report(usage: Usage, lost: Usage | None, batch: EventBatch) -> Usage:
 
 def _step(generation: RoutedGeneration) -> Step:
     """Returns who is asked, and how the request differs from what was asked for."""
-    target = generation.target
-    return Step(
-        FIRST_STEP,
-        target.provider.name,
-        target.upstream_model,
-        generation.attempt,
-        generation.dropped,
-        generation.emulated,
-    )
+    target, attempt, dropped, emulated = generation.target, generation.attempt, generation.dropped, generation.emulated
+    provider, model = target.provider.name, target.upstream_model
+    if attempt == 1 and not dropped and not emulated:
+        return _first_step(provider, model)
+    return Step(FIRST_STEP, provider, model, attempt, dropped, emulated)
+
+
+@lru_cache(maxsize=1024)  # clients may ask for any model
+def _first_step(provider: str, model: str) -> Step:
+    return Step(FIRST_STEP, provider, model, 1, (), ())
 
 
 def _differs(one: RoutedGeneration, other: RoutedGeneration) -> bool:

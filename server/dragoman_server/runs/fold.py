@@ -254,6 +254,12 @@ class Fold:
         end_time = self.end_time = Timestamp()
         end_time.seconds, end_time.nanos = divmod(nanos, 1_000_000_000)
 
+    @property
+    def end_nanos(self) -> int:
+        """When the run ended, in nanoseconds since the epoch; 0 if it goes on."""
+        end = self.end_time
+        return 0 if end is None else end.seconds * 1_000_000_000 + end.nanos
+
     def add_text(self, text: str) -> None:
         """Does what `apply` does for an event that is plain text of the first choice, but for the sequence."""
         choice = self._choices.get(0) or self._choice(0)

@@ -59,7 +59,7 @@ EVENTS_PER_TURN = 256
 TEXT_BATCH_BYTES = 40
 """What a batch of one piece of ASCII text takes beyond the text and the run's id, at most, in bytes."""
 
-_Opening = tuple[str, "Step", "RateState | None", int]
+Opening = tuple[str, "Step", "RateState | None", int]
 """What the first two events say: the model, the step, what is left of the caller's limits, and when it was."""
 
 _Entry = tuple[int, int, int, EventBatch | str, int]
@@ -67,6 +67,10 @@ _Entry = tuple[int, int, int, EventBatch | str, int]
 
 One of plain text is just that text, until somebody wants the batch. The time is in nanoseconds since the epoch.
 """
+
+
+_NOTHING: deque[_Entry] = deque(maxlen=0)
+"""The ring of a log of which no event is written yet: most runs never need one."""
 
 
 class Subscription:
@@ -109,7 +113,7 @@ class EventLog:
     """The events of one run.
 
     Attributes:
-        fold: The state that all events so far amount to.
+        opening: What the first two events say, until they or any others are written.
         last_sequence: Sequence of the newest event; 0 if there is none.
         first_sequence: Sequence of the oldest event in the ring; `last_sequence + 1` if the ring is empty.
         subscriptions: Who watches.
@@ -122,21 +126,20 @@ class EventLog:
         "_budget",
         "_bytes",
         "_delivering",
+        "_fold",
         "_limits",
-        "_opening",
         "_ring",
         "closed",
         "first_sequence",
-        "fold",
         "last_sequence",
         "meter",
+        "opening",
         "run_id",
         "subscriptions",
     )
 
     def __init__(self, run_id: str, limits: RunSettings, budget: Budget) -> None:
         self.run_id = run_id
-        self.fold = Fold()
         self.last_sequence = 0
         self.first_sequence = 1
         self.subscriptions: tuple[Subscription, ...] = ()  # replaced, never changed: deliveries iterate over it
@@ -144,17 +147,24 @@ class EventLog:
         self.meter: StreamMeter | None = None
         self._limits = limits
         self._budget = budget
-        self._ring: deque[_Entry] = deque()
+        self._fold: Fold | None = None  # until an event is written, or somebody asks
+        self._ring = _NOTHING
         self._bytes = 0
-        self._opening: _Opening | None = None  # until somebody needs the events
+        self.opening: Opening | None = None
         self._delivering = False
         self._again = False
 
     def begin(self, model: str, step: Step, rate_state: RateState | None = None) -> None:
         """Does what `append` does for the first two events, but writes them only when they are needed."""
-        self._opening = (model, step, rate_state, time.time_ns())
+        self.opening = (model, step, rate_state, time.time_ns())
         self.last_sequence = 2
-        self.fold.begin(model, step, rate_state)
+
+    @property
+    def fold(self) -> Fold:
+        """The state that all events so far amount to."""
+        if self._fold is None and self.closed:
+            raise AssertionError("the answer came whole: there are no events, and the record is complete")
+        return self._fold or self._open()
 
     def append(self, batch: EventBatch, *, close: bool = False) -> None:
         """Numbers, stamps and folds the events of a batch, keeps it and delivers it. Takes the batch over.
@@ -165,8 +175,7 @@ class EventLog:
         """
         if self.closed:
             return
-        if self._opening is not None:
-            self._write_opening()
+        fold = self._fold or self._open()
         batch.run_id = self.run_id
         first = self.last_sequence + 1
         sequence = self.last_sequence
@@ -179,9 +188,9 @@ class EventLog:
             stamp = event.event_time
             stamp.seconds = seconds
             stamp.nanos = nanos
-        self.fold.apply(events)
+        fold.apply(events)
         if self.meter is not None and not close:
-            self.meter.appended(now, self.fold)
+            self.meter.appended(now, fold)
         self.closed = close
         self._keep(first, sequence, batch.ByteSize(), batch, now)
 
@@ -189,11 +198,9 @@ class EventLog:
         """Does what `append` does for one piece of text of the first choice, which nearly all of a stream are."""
         if self.closed:
             return
-        if self._opening is not None:
-            self._write_opening()
+        fold = self._fold or self._open()
         sequence = self.last_sequence + 1
         now = time.time_ns()
-        fold = self.fold
         fold.add_text(text)
         fold.last_sequence = sequence
         if self.meter is not None:
@@ -206,16 +213,30 @@ class EventLog:
 
         Where nobody read along, all of the answer came at its end.
         """
-        if not self.fold.has_content:
+        if self._fold is not None and not self._fold.has_content:  # without a fold, the answer came whole
             return 0
         if self.meter is None or not self.meter.first_content:
             return duration_ms
         return max(0, (self.meter.first_content // 1000 - start_micros) // 1000)
 
-    def _write_opening(self) -> None:
-        """Puts the events of `begin` into the ring, as of then."""
-        assert self._opening is not None
-        (model, step, rate_state, now), self._opening = self._opening, None
+    def _open(self) -> Fold:
+        """Makes the fold and the ring, with the events of `begin`, as of then."""
+        self._ring = deque()
+        opening = self.opening
+        fold = self._begun_fold()
+        if opening is not None:
+            self._write_opening(opening)
+        return fold
+
+    def _begun_fold(self) -> Fold:
+        fold = self._fold = Fold()
+        opening, self.opening = self.opening, None
+        if opening is not None:
+            fold.begin(*opening[:3])
+        return fold
+
+    def _write_opening(self, opening: Opening) -> None:
+        model, step, rate_state, now = opening
         batch = EventBatch(run_id=self.run_id)
         started = batch.events.add().run_started
         started.model = model
@@ -243,7 +264,7 @@ class EventLog:
 
     def conclude(self, batch: EventBatch) -> None:
         """Appends the last events of a log that nobody watches or can come back to: they are folded and not kept."""
-        self._opening = None
+        fold = self._fold or self._begun_fold()
         sequence = self.last_sequence
         events = batch.events[:]
         stamp = events[-1].event_time
@@ -251,7 +272,7 @@ class EventLog:
         for event in events:
             sequence += 1
             event.sequence = sequence
-        self.fold.apply(events)
+        fold.apply(events)
         self.last_sequence = sequence
         self.closed = True
         self.clear()
@@ -267,8 +288,7 @@ class EventLog:
             unwritten: How many events would follow those of the batch, up to the terminal one.
             outcome: What the terminal one would tell, if anything.
         """
-        self._opening = None
-        fold = self.fold
+        fold = self._fold or self._begun_fold()
         sequence = self.last_sequence + unwritten
         if batch is not None:
             events = batch.events[:]
@@ -279,6 +299,13 @@ class EventLog:
         self.closed = True
         self.clear()
 
+    def complete_whole(self, sequence: int) -> None:
+        """Takes note that the run has ended without an event being written, with this sequence as the last."""
+        self.opening = None
+        self.last_sequence = sequence
+        self.first_sequence = sequence + 1
+        self.closed = True
+
     def subscribe(self, watcher: Watcher, after_sequence: int) -> Subscription:
         """Attaches a watcher and delivers what it has missed, within this call.
 
@@ -288,8 +315,8 @@ class EventLog:
         wanted = after_sequence + 1
         if not self.first_sequence <= wanted <= self.last_sequence + 1:
             raise evicted(self.run_id, wanted, self.first_sequence, self.last_sequence)
-        if self._opening is not None:
-            self._write_opening()
+        if self.opening is not None:
+            self._open()
         subscription = Subscription(self, watcher, wanted)
         self.subscriptions = (*self.subscriptions, subscription)
         self.deliver()

@@ -100,6 +100,10 @@ class Retention:
         record = self._records.get(run_id)
         return None if record is None else FinishedRun(record[0], Run.FromString(record[2]))
 
+    def has_room(self, most: int) -> bool:
+        """Whether a run more may begin: fewer than `most` go on, and they do not use up the bytes."""
+        return len(self._runs) - len(self._ended) < most and self._budget.used <= self._budget.limit
+
     def active_runs(self) -> list[LiveRun]:
         """Returns the runs that go on."""
         return [run for run in self._runs.values() if not run.ended]
@@ -107,12 +111,18 @@ class Retention:
     def add(self, run: LiveRun) -> None:
         """Keeps a run that begins."""
         self._runs[run.id] = run
-        self._budget.take(RUN_OVERHEAD_BYTES)
+        budget = self._budget
+        budget.used += RUN_OVERHEAD_BYTES  # as `Budget.take`, without the call
+        if budget.used > budget.limit:
+            budget.enforce()
 
     def finish(self, run: LiveRun, now: float) -> None:
         """Takes note that a run has ended, `now` in the loop's time."""
         if run.id in self._runs:
-            self._ended[run.id] = now
+            if run.whole_record is None:
+                self._ended[run.id] = now
+            else:
+                self._keep_record(run, now, run.whole_record)
 
     def reduce(self, run: LiveRun) -> int | None:
         """Keeps only the record of a run that has ended: nobody can come back to its events.
@@ -123,12 +133,19 @@ class Retention:
         ended = self._ended.pop(run.id, None)
         if ended is None:
             return None
-        del self._runs[run.id]
         run.log.clear()
         data = run.record().SerializeToString()
-        self._records[run.id] = (run.owner, ended, data)
-        self._budget.take(RECORD_OVERHEAD_BYTES + len(data) - RUN_OVERHEAD_BYTES)
+        self._keep_record(run, ended, data)
         return len(data) + _FIELD_BYTES
+
+    def _keep_record(self, run: LiveRun, ended: float, record: bytes) -> None:
+        """Keeps a bare record in place of its run."""
+        del self._runs[run.id]
+        self._records[run.id] = (run.owner, ended, record)
+        budget = self._budget
+        budget.used += RECORD_OVERHEAD_BYTES + len(record) - RUN_OVERHEAD_BYTES  # as `Budget.take`, without the call
+        if budget.used > budget.limit:
+            budget.enforce()
 
     def sweep(self, now: float) -> None:
         """Lets go of the runs whose time is over. `now` is the loop's time."""
@@ -140,11 +157,6 @@ class Retention:
     def active(self) -> int:
         """Number of runs that go on."""
         return len(self._runs) - len(self._ended)
-
-    @property
-    def full(self) -> bool:
-        """Whether the bytes are used up by runs that go on, so that no more should begin."""
-        return self._budget.used > self._budget.limit
 
     def _end_of(self, run_id: str) -> float:
         record = self._records.get(run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import time_ns
 from typing import TYPE_CHECKING, Protocol
 
 from dragoman.reasons import Reason
@@ -17,15 +18,17 @@ from dragoman.v1.run_service_pb2 import ExecuteRunResponse
 from dragoman_server.errors import DeadlineExceeded, DragomanError, WatcherTooSlow
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.runs.log import EventLog, Subscription
+from dragoman_server.runs.whole import EVENTS, WholeFold, encode_rate_state, encode_record, response_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dragoman.v1.event_pb2 import RunCompleted
+    from dragoman.v1.event_pb2 import FinishReason, RunCompleted
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.caller import Caller
     from dragoman_server.runs.admission import Admission
+    from dragoman_server.runs.fold import Fold
     from dragoman_server.runs.log import Watcher
     from dragoman_server.runs.retention import Budget
     from dragoman_server.settings import RunSettings
@@ -68,7 +71,11 @@ class LiveRun:
         fingerprint: What a duplicate's spec must be equal to.
         call_id: The name that its caller gave the call, for the log.
         response_size: How large `response` is at most, in bytes; None if not known.
+        outcome: What the fold tells of the end, once the run has ended.
+        whole_record: The record in its wire form, if it was written so, and nobody can come back to events.
     """
+
+    outcome: Fold | WholeFold
 
     __slots__ = (
         "_callers",
@@ -94,8 +101,10 @@ class LiveRun:
         "idempotency_key",
         "labels",
         "log",
+        "outcome",
         "owner",
         "response_size",
+        "whole_record",
     )
 
     def __init__(
@@ -123,6 +132,7 @@ class LiveRun:
         self.fingerprint = b""
         self.call_id = ""
         self.response_size: int | None = None
+        self.whole_record: bytes | None = None
         self._limits = limits
         self._policy = policy
         self._detach_ttl = detach_ttl
@@ -184,6 +194,38 @@ class LiveRun:
             self.log.complete(batch, usage, unwritten, outcome)
             self._after_end()
 
+    def complete_whole(self, text: str, finish_reason: FinishReason, usage: bytes, charge: bytes = b"") -> bool:
+        """Ends the run well with the whole answer of its only choice, whose events are not even written.
+
+        Args:
+            text: What the model said.
+            finish_reason: Why it ended.
+            usage: What was consumed, in the wire form of a `Usage`.
+            charge: What it cost, in the wire form of a `Charge`; empty where nothing is charged.
+
+        Returns:
+            Whether that was possible: nobody ever saw an event nor will, and the record says nothing out of the common.
+        """
+        log = self.log
+        opening = log.opening
+        if opening is None or not self._volatile or self.labels or log.closed:
+            return False
+        model, step, rate_state, _ = opening
+        if step.dropped_params or step.emulated_features:
+            return False
+        self._drop_work()
+        now = time_ns()
+        record = encode_record(self.id, self.create_micros, now, model, step, text, finish_reason, usage, charge)
+        if rate_state is not None:
+            record += encode_rate_state(rate_state)
+        self.whole_record = record
+        self._response, self.response_size = response_of(record)
+        self.outcome = WholeFold(self._response.run, step.provider, now)
+        log.complete_whole(EVENTS)
+        self._on_end(self)
+        self._tell_waiters()
+        return True
+
     def fail(self, failure: Failure) -> None:
         """Ends the run with a failure and stops its work."""
         batch = self._final_batch()
@@ -225,9 +267,13 @@ class LiveRun:
 
     def _after_end(self) -> None:
         self._response = ExecuteRunResponse()
+        self.outcome = self.log.fold
         self._fill_record(self._response.run)
         self._on_end(self)
         self._settle()
+        self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter()
@@ -344,10 +390,10 @@ class LiveRun:
     @property
     def failed_unseen(self) -> bool:
         """Whether the run ended so that the same request id may be used again: nothing of it was worth keeping."""
-        fold = self.log.fold
-        if fold.state == Run.STATE_CANCELLED:
-            return fold.cancel_reason == CANCEL_REASON_DISCONNECTED
-        return fold.state == Run.STATE_FAILED and not fold.has_content
+        outcome = self.outcome
+        if outcome.state == Run.STATE_CANCELLED:
+            return outcome.cancel_reason == CANCEL_REASON_DISCONNECTED
+        return outcome.state == Run.STATE_FAILED and not outcome.has_content
 
     def record(self) -> Run:
         """Returns the record so far. That of a finished run is shared: reading is free, changing it is forbidden."""

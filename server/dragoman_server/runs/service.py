@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import CancelReason
@@ -25,13 +26,18 @@ from dragoman_server.runs.run import LiveRun
 from dragoman_server.runs.validation import check_request
 from dragoman_server.settings import VisionSettings
 from dragoman_server.telemetry.logs import get_logger
+from dragoman_server.usage.service import tokens_of
 
 if TYPE_CHECKING:
-    from dragoman.v1.run_pb2 import RunSpec
+    from collections.abc import Coroutine
+
+    from dragoman.v1.run_pb2 import ChatSpec, RunSpec
     from dragoman.v1.usage_pb2 import Charge
     from dragoman_server.caller import Caller
     from dragoman_server.catalog.service import Catalog
     from dragoman_server.clock import Clock
+    from dragoman_server.providers.base import PlainChat
+    from dragoman_server.providers.routing.route import Route
     from dragoman_server.runs.admission import Admission
     from dragoman_server.runs.finished import KeptRun
     from dragoman_server.runs.validation import Findings
@@ -57,6 +63,7 @@ class StartOptions(NamedTuple):
         incremental: Whether the caller reads along.
         time_remaining: Seconds until the call's deadline, or None.
         call_id: The caller's name of the call, for the log.
+        size: Bytes of the request; 0 if that is not known.
     """
 
     method: str
@@ -65,6 +72,7 @@ class StartOptions(NamedTuple):
     incremental: bool = True
     time_remaining: float | None = None
     call_id: str = ""
+    size: int = 0
 
 
 class Runs:
@@ -133,11 +141,29 @@ class Runs:
             IdempotencyConflict: If the request id was used with another spec.
             Unavailable: If there is no room for the run, the model is not ready, or the server shuts down.
         """
-        if not self._gate.concerns(caller, spec.chat):
-            return self.start(caller, spec, options)
+        begun = self.begin(caller, spec, options)
+        return begun if isinstance(begun, LiveRun) else await begun
+
+    def begin(self, caller: Caller, spec: RunSpec, options: StartOptions) -> LiveRun | Coroutine[Any, Any, LiveRun]:
+        """Does what `submit` does: returns the run if it waits for nothing, else what is to be awaited for it.
+
+        Raises:
+            DragomanError: As `submit` does, at once or when awaited.
+        """
+        findings = check_request(spec, options.request_id, options.size)
+        if not self._gate.concerns(caller, spec.chat, plain=findings.chat is not None):
+            return self.start(caller, spec, options, findings=findings)
+        if findings.chat is not None and not options.incremental and not options.request_id:
+            run_id = new_id("run")
+            admission = self._gate.admit_at_once(caller, findings.chat, run_id)
+            if admission is not None:
+                return self._start_admitted(caller, spec, options, run_id, admission, findings)
+        return self._admit(caller, spec, options, findings)
+
+    async def _admit(self, caller: Caller, spec: RunSpec, options: StartOptions, findings: Findings) -> LiveRun:
+        """Starts a run once it is admitted, or returns the one that the same request id started before."""
         asked = asyncio.get_running_loop().time()
-        findings = check_request(spec, options.request_id)
-        key = _key_of(caller, options)
+        key = _key_of(caller, options) if options.request_id else None
         while key is not None and key not in self._by_request and key in self._being_admitted:
             await self._being_admitted[key].wait()  # the same request, a moment before
         if key is not None:
@@ -154,14 +180,26 @@ class Runs:
             if options.time_remaining is not None:
                 waited = asyncio.get_running_loop().time() - asked
                 options = options._replace(time_remaining=max(0.0, options.time_remaining - waited))
-            try:
-                return self.start(caller, spec, options, run_id, admission, findings)
-            except BaseException:
-                admission.withdraw()
-                raise
+            return self._start_admitted(caller, spec, options, run_id, admission, findings)
         finally:
             if key is not None:
                 self._being_admitted.pop(key).set()
+
+    def _start_admitted(
+        self,
+        caller: Caller,
+        spec: RunSpec,
+        options: StartOptions,
+        run_id: str,
+        admission: Admission,
+        findings: Findings,
+    ) -> LiveRun:
+        """Starts a run, or gives back what it was given."""
+        try:
+            return self.start(caller, spec, options, run_id, admission, findings)
+        except BaseException:
+            admission.withdraw()
+            raise
 
     def start(
         self,
@@ -182,22 +220,17 @@ class Runs:
             admission: What the request was given.
             findings: What was seen of it, if it was checked already.
         """
-        plain, has_media = findings or check_request(spec, options.request_id)
-        key = _key_of(caller, options)
-        fingerprint = b""
-        if key is not None:
-            fingerprint = _fingerprint(spec)
+        bare, has_media, plain = findings or check_request(spec, options.request_id, options.size)
+        key, fingerprint = None, b""
+        if options.request_id:
+            key, fingerprint = _key_of(caller, options), _fingerprint(spec)
             if (known := self._by_request.get(key)) is not None:
                 return _same(known, fingerprint, options.request_id)
         self._check_room()
-        if admission is None:
-            route = self._catalog.route(spec.chat, caller.grants)
-            chat = self._catalog.settle(route, spec.chat)
-        else:
-            route, chat = admission.route, admission.chat
+        route, chat = self._settled(spec.chat, caller, plain, admission)
         if has_media or (admission is not None and admission.turn is not None):
             check_images(chat.messages, self._vision, remote=self._catalog.takes_addresses(route))
-        if plain and not options.request_id:
+        if bare and key is None:
             policy, detach_ttl = options.default_policy, 0.0
         else:
             policy, detach_ttl = self._policy(spec, options)
@@ -209,14 +242,14 @@ class Runs:
             policy=policy,
             detach_ttl=detach_ttl,
             create_micros=int(self._clock() * 1_000_000),
-            labels={} if plain else spec.labels,
+            labels={} if bare else spec.labels,
             on_end=self._ended,
             on_settled=self._kept.reduce,
         )
         run.idempotency_key, run.fingerprint, run.call_id = key, fingerprint, options.call_id
         run.admission = admission
-        work = ChatWork(run, chat, route, incremental=options.incremental or key is not None)
-        run.begin(work, self._deadline(None if plain else spec, options))
+        work = ChatWork(run, chat, route, incremental=options.incremental or key is not None, plain=plain)
+        run.begin(work, None if bare and options.time_remaining is None else self._deadline(spec, options))
         if self._metrics is not None and options.incremental:
             run.log.meter = self._metrics.stream_meter(run.create_micros * 1000)
         if self._tracer is not None:
@@ -233,7 +266,8 @@ class Runs:
             self._by_request[key] = run
         if options.default_policy != DISCONNECT_POLICY_CANCEL:
             run.left_alone()  # nobody waits for a run that was only started
-        self._sweep_later()
+        if self._sweeper is None:
+            self._sweep_later()
         return run
 
     def get(self, caller: Caller, run_id: str) -> KeptRun:
@@ -276,10 +310,22 @@ class Runs:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
+    def _settled(
+        self, spec: ChatSpec, caller: Caller, plain: PlainChat | None, admission: Admission | None
+    ) -> tuple[Route, ChatSpec]:
+        """Returns who answers, and the request as the model's rules settle it."""
+        if admission is not None:
+            return admission.route, admission.chat
+        catalog = self._catalog
+        if plain is not None and (route := catalog.route_of_plain(plain.model, caller.grants)) is not None:
+            return route, spec
+        route = catalog.route(spec, caller.grants)
+        return route, catalog.settle(route, spec)
+
     def _check_room(self) -> None:
         if self._draining:
             raise Unavailable("the server is shutting down; try again", reason=Reason.SHUTTING_DOWN, retry_after=1)
-        if self.active >= self._limits.max_active_runs or self._kept.full:
+        if not self._kept.has_room(self._limits.max_active_runs):
             raise Unavailable("the server has as many runs as it can take; try again", retry_after=1)
 
     def _policy(self, spec: RunSpec, options: StartOptions) -> tuple[DisconnectPolicy, float]:
@@ -296,32 +342,32 @@ class Runs:
                 return DISCONNECT_POLICY_DETACH_FOR, self._settings.detach_ttl
         return policy, spec.detach_ttl.ToNanoseconds() / 1e9 if spec.HasField("detach_ttl") else 0.0
 
-    def _deadline(self, spec: RunSpec | None, options: StartOptions) -> float | None:
+    def _deadline(self, spec: RunSpec, options: StartOptions) -> float | None:
         """Returns the loop time at which the run must be over, if any."""
         seconds = options.time_remaining
-        if spec is not None and spec.HasField("timeout"):
+        if spec.HasField("timeout"):
             own = spec.timeout.ToNanoseconds() / 1e9
             seconds = own if seconds is None else min(own, seconds)
         return None if seconds is None else asyncio.get_running_loop().time() + seconds
 
     def _ended(self, run: LiveRun) -> None:
         self._kept.finish(run, asyncio.get_running_loop().time())
-        if run.failed_unseen:
+        if run.idempotency_key is not None and run.failed_unseen:
             self._free_request_id(run)
+        outcome, usage = run.outcome, self._domains.usage
+        tokens = tokens_of(outcome.usage)
+        nanos = max(0, outcome.end_nanos - run.create_micros * 1000)  # the clock may have been set back meanwhile
         if run.admission is not None:
-            run.admission.close(run.record(), lambda charge: self._note(run, charge))
-        else:
-            self._note(run, None)
+            note = _nothing if usage is None else partial(note_usage, usage, run, nanos, tokens)
+            run.admission.close(run.record(), note)
+        elif usage is not None:
+            note_usage(usage, run, nanos, tokens, None)
         if self._metrics is not None:
-            self._metrics.run_ended(run.log.fold, run.create_micros * 1000)
+            self._metrics.run_ended(outcome, nanos, tokens)
         if self._tracer is not None:
             self._tracer.run_ended(run.record())
         if self._idle is not None and not self.active:
             self._idle.set()
-
-    def _note(self, run: LiveRun, charge: Charge | None) -> None:
-        if self._domains.usage is not None:
-            note_usage(self._domains.usage, run, charge)
 
     def _free_request_id(self, run: LiveRun) -> None:
         key = run.idempotency_key
@@ -340,8 +386,12 @@ class Runs:
             self._sweep_later()
 
 
-def _key_of(caller: Caller, options: StartOptions) -> _RequestKey | None:
-    return (caller.account_id, caller.user_id, options.method, options.request_id) if options.request_id else None
+def _nothing(charge: Charge | None) -> None:
+    """Takes no note of a charge."""
+
+
+def _key_of(caller: Caller, options: StartOptions) -> _RequestKey:
+    return caller.account_id, caller.user_id, options.method, options.request_id
 
 
 def _fingerprint(spec: RunSpec) -> bytes:

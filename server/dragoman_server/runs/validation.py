@@ -7,17 +7,22 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.reasons import Reason
-from dragoman.v1.run_pb2 import DISCONNECT_POLICY_DETACH_FOR, DURABILITY_DURABLE, ChatSpec
+from dragoman.v1.run_pb2 import DISCONNECT_POLICY_DETACH_FOR, DURABILITY_DURABLE, ChatSpec, RunSpec
 from dragoman.v1.sampling_pb2 import MODALITY_AUDIO
 from dragoman.v1.tool_pb2 import ToolMode
 from dragoman_server.errors import InvalidRequest, Unimplemented
 from dragoman_server.messages import check_message
-from dragoman_server.sampling import check_sampling
+from dragoman_server.providers.base import PlainChat
+from dragoman_server.runs.plain import MOST_BYTES, SPEAKERS, read_plain
+from dragoman_server.sampling import check_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
-    from dragoman.v1.run_pb2 import RunSpec
+    from google.protobuf.descriptor import FieldDescriptor
+
+    from dragoman.v1.message_pb2 import Message
     from dragoman.v1.tool_pb2 import Tool
 
 MAX_REQUEST_ID = 255
@@ -32,20 +37,31 @@ CARRIED_JSON = frozenset(
 )
 
 
+MOST_REMEMBERED = 65_536
+"""Characters of a plain conversation that are kept beside the spec, which has them, too."""
+
+
 class Findings(NamedTuple):
     """What was seen of a request on the way.
 
     Attributes:
-        plain: Whether the spec says nothing beyond what is to be executed.
+        bare: Whether the spec says nothing beyond what is to be executed.
         has_media: Whether there may be images, audio or files in the conversation.
+        chat: What the conversation says, if it is plain.
     """
 
-    plain: bool
+    bare: bool
     has_media: bool
+    chat: PlainChat | None
 
 
-def check_request(spec: RunSpec, request_id: str) -> Findings:
+def check_request(spec: RunSpec, request_id: str, size: int = 0) -> Findings:
     """Checks everything about a request that does not depend on the model.
+
+    Args:
+        spec: The spec.
+        request_id: The idempotency key, or empty.
+        size: Bytes of the spec, at most; 0 if that is not known.
 
     Raises:
         InvalidRequest: If a rule is broken; `field` names where.
@@ -53,12 +69,15 @@ def check_request(spec: RunSpec, request_id: str) -> Findings:
     """
     if len(request_id) > MAX_REQUEST_ID:
         raise _invalid("request_id", f"is longer than {MAX_REQUEST_ID} characters")
+    if 0 < size <= MOST_BYTES and (plain := read_plain(spec)) is not None:
+        return Findings(True, False, plain)
     fields = spec.ListFields()
-    if not fields or fields[0][0].name != "chat":
+    if not fields or fields[0][0] is not _CHAT:
         raise _invalid("spec.chat", "is missing: say what is to be executed")
-    if len(fields) > 1:
+    bare = len(fields) == 1
+    if not bare:
         _check_lifetime(spec)
-    return Findings(len(fields) == 1, _check_chat(fields[0][1]))
+    return _check_chat(fields[0][1], bare)
 
 
 def _invalid(field: str, problem: str) -> InvalidRequest:
@@ -86,31 +105,55 @@ def _check_lifetime(spec: RunSpec) -> None:
                 )
 
 
-def _check_chat(chat: ChatSpec) -> bool:
-    """Checks a conversation; returns whether there may be images, audio or files in it."""
-    messages = chat.messages[:]
-    if not messages:
+def _check_chat(chat: ChatSpec, bare: bool) -> Findings:
+    """Checks a conversation, and returns what was seen of it."""
+    fields = chat.ListFields()  # ordered by number: model, messages, sampling, and what is rarer
+    at, model = (1, fields[0][1]) if fields and fields[0][0] is _MODEL else (0, "")
+    if at == len(fields) or fields[at][0] is not _MESSAGES:
         raise _invalid("spec.chat.messages", "is empty: a conversation needs at least one message")
+    has_media, texts = _check_messages(fields[at][1][:])
+    sampling: Sequence[tuple[FieldDescriptor, Any]] = ()
+    for descriptor, value in fields[at + 1 :]:
+        if descriptor is _SAMPLING:
+            sampling = value.ListFields()
+            check_fields(sampling)
+        else:
+            texts = None
+            if descriptor not in _SIMPLE:
+                _check_field(chat, descriptor.name, value)
+    return Findings(bare, has_media, None if texts is None else PlainChat(chat, model, texts, sampling))
+
+
+def _check_messages(messages: Sequence[Message]) -> tuple[bool, Sequence[tuple[int, str]] | None]:
+    """Checks messages.
+
+    Returns:
+        Whether there may be more than text in them, and the texts, if each is one plain text and all are short.
+    """
     has_media = False
+    texts: list[tuple[int, str]] = []
+    size = 0
     for number, message in enumerate(messages):
-        has_media |= check_message(message, number)
-    for descriptor, value in chat.ListFields():
-        if descriptor in _SIMPLE:
-            continue
-        if (check := CHAT_CHECKS.get(descriptor.name)) is not None:
-            check(chat)
-        elif descriptor.name in CARRIED_JSON:
-            _check_json_object(f"spec.chat.{descriptor.name}", value)
-    return has_media
+        parts, role = message.parts[:], message.role
+        if len(parts) == 1 and role in SPEAKERS and (text := parts[0].text.text):  # the rules ask no more of it
+            size += len(text)
+            if size <= MOST_REMEMBERED and not message.name and not parts[0].HasField("cache_breakpoint"):
+                texts.append((role, text))
+        else:
+            has_media |= check_message(message, number)
+    return has_media, texts if len(texts) == len(messages) else None
+
+
+def _check_field(chat: ChatSpec, name: str, value: Any) -> None:
+    if (check := CHAT_CHECKS.get(name)) is not None:
+        check(chat)
+    elif name in CARRIED_JSON:
+        _check_json_object(f"spec.chat.{name}", value)
 
 
 def _check_modalities(chat: ChatSpec) -> None:
     if MODALITY_AUDIO in chat.modalities and not chat.audio.voice:
         raise _invalid("spec.chat.audio", "is missing: spoken output needs a voice")
-
-
-def _check_sampling(chat: ChatSpec) -> None:
-    check_sampling(chat.sampling)
 
 
 def _check_lone_choice(chat: ChatSpec) -> None:
@@ -173,13 +216,17 @@ def _check_json_object(field: str, text: str) -> None:
 
 
 CHAT_CHECKS: dict[str, Callable[[ChatSpec], None]] = {
-    "sampling": _check_sampling,
     "tools": _check_tools,
     "tool_choice": _check_lone_choice,
     "response_format": _check_response_format,
     "modalities": _check_modalities,
 }
-"""What is checked when a field is set; messages are always."""
+"""What is checked when a field is set, beside the messages and the sampling."""
+
+_CHAT = RunSpec.DESCRIPTOR.fields_by_name["chat"]
+_MODEL = ChatSpec.DESCRIPTOR.fields_by_name["model"]
+_MESSAGES = ChatSpec.DESCRIPTOR.fields_by_name["messages"]
+_SAMPLING = ChatSpec.DESCRIPTOR.fields_by_name["sampling"]
 
 _SIMPLE = frozenset(
     field for field in ChatSpec.DESCRIPTOR.fields if field.name not in CHAT_CHECKS and field.name not in CARRIED_JSON

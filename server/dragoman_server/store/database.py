@@ -164,7 +164,7 @@ class SqlStore:
         self._database = database
         self.identity = SqlIdentity(self._database)
         self.ledger = _ledger(self._database)
-        self.usage = SqlUsage(self._database)
+        self.usage = _usage(self._database)
         self.conversations = SqlConversations(self._database)
         self.personas = SqlPersonas(self._database)
 
@@ -197,6 +197,7 @@ class SqlStore:
         """Writes what still waits, then closes the connections."""
         await self.conversations.close()
         await self.ledger.close()
+        await self.usage.close()
         await self._database.close()
 
 
@@ -239,6 +240,15 @@ def _ledger(database: Database) -> SqlLedger:
     from dragoman_server.store.ledger.postgres import PostgresScribe
 
     return SqlLedger(database, PostgresScribe(database.open_psycopg))
+
+
+def _usage(database: Database) -> SqlUsage:
+    """Returns the usage, which is written on a connection of its own where that is a file."""
+    if not database.is_sqlite:
+        return SqlUsage(database)
+    from dragoman_server.store.usage.sqlite import SqliteUsageWriter
+
+    return SqlUsage(database, SqliteUsageWriter(database.url.database or "", BUSY_TIMEOUT))
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:

@@ -18,13 +18,11 @@ from dragoman_server.telemetry.streams import StreamMeter, StreamTimes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from google.protobuf.timestamp_pb2 import Timestamp
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
     from dragoman.v1.embedding_service_pb2 import EmbedResponse
     from dragoman.v1.failure_pb2 import Failure
-    from dragoman.v1.usage_pb2 import Usage
 
     Values = Mapping[str, Mapping[tuple[str, ...], int]]
     """By provider and further labels."""
@@ -33,14 +31,29 @@ if TYPE_CHECKING:
 class Ended(Protocol):
     """What is counted of a run that has ended: its fold."""
 
-    state: Run.State
-    provider: str
-    last_sequence: int
-    end_time: Timestamp | None
-    usage: Usage | None
-    failure: Failure | None
-    dropped_params: Sequence[str]
-    emulated_features: Sequence[str]
+    @property
+    def state(self) -> Run.State:
+        """How it ended."""
+
+    @property
+    def provider(self) -> str:
+        """Who served it."""
+
+    @property
+    def last_sequence(self) -> int:
+        """How many events it had."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed."""
+
+    @property
+    def dropped_params(self) -> Sequence[str]:
+        """Fields that were left out of it."""
+
+    @property
+    def emulated_features(self) -> Sequence[str]:
+        """Features that the server stood in for."""
 
 
 STATES = {
@@ -49,7 +62,7 @@ STATES = {
     Run.STATE_CANCELLED: "cancelled",
 }
 DURATIONS = Bounds((0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900))
-DIRECTIONS = ("input", "output", "cached_input", "reasoning_output")
+DIRECTIONS = ("input", "cached_input", "output", "reasoning_output")
 
 
 class _Counts:
@@ -74,15 +87,6 @@ class _Counts:
         self.dropped: dict[str, int] = {}
         self.emulated: dict[str, int] = {}
 
-    def consumed(self, usage: Usage) -> None:
-        tokens = self.tokens
-        tokens[0] += usage.input_tokens
-        tokens[1] += usage.output_tokens
-        if usage.HasField("input_details"):
-            tokens[2] += usage.input_details.cached_tokens
-        if usage.HasField("output_details"):
-            tokens[3] += usage.output_details.reasoning_tokens
-
 
 class CoreMetrics(Collector):
     """The metrics of runs. Labels have few values: providers and states, never models, keys or accounts.
@@ -96,7 +100,7 @@ class CoreMetrics(Collector):
     def __init__(self, registry: CollectorRegistry, active: Callable[[], int], kept_bytes: Callable[[], int]) -> None:
         self._active = active
         self._kept_bytes = kept_bytes
-        self._durations: dict[tuple[str, Run.State], Histogram] = {}
+        self._ended: dict[tuple[str, Run.State], tuple[Histogram, _Counts]] = {}
         self._counts: defaultdict[str, _Counts] = defaultdict(_Counts)
         self._streams: defaultdict[str, StreamTimes] = defaultdict(StreamTimes)
         registry.register(self)
@@ -105,25 +109,32 @@ class CoreMetrics(Collector):
         """Returns what measures a stream that was accepted at a time, in nanoseconds since the epoch."""
         return StreamMeter(self._streams.__getitem__, start)
 
-    def run_ended(self, fold: Ended, start: int) -> None:
-        """Counts a run that has ended, and was accepted at a time in nanoseconds since the epoch."""
-        provider, state = fold.provider, fold.state
-        durations = self._durations.get((provider, state))
-        if durations is None:
-            durations = self._durations[provider, state] = Histogram(DURATIONS)
-        end = fold.end_time
-        if end is not None:
-            durations.observe(end.seconds * 1_000_000_000 + end.nanos - start)
-        counts = self._counts[provider]
-        counts.events += fold.last_sequence
-        if fold.usage is not None:
-            counts.consumed(fold.usage)
-        if fold.failure is not None:
-            _count(counts.failures, (fold.failure.reason,))
-        if fold.dropped_params:
-            _count(counts.dropped, fold.dropped_params)
-        if fold.emulated_features:
-            _count(counts.emulated, fold.emulated_features)
+    def run_ended(self, ended: Ended, nanos: int, tokens: Sequence[int]) -> None:
+        """Counts a run that has ended.
+
+        Args:
+            ended: How it ended.
+            nanos: How long it took, in nanoseconds.
+            tokens: What it consumed, in the order of `DIRECTIONS`; what comes after is not counted.
+        """
+        name = ended.provider, ended.state
+        known = self._ended.get(name)
+        if known is None:
+            known = self._ended[name] = Histogram(DURATIONS), self._counts[ended.provider]
+        durations, counts = known
+        durations.observe(nanos)
+        counts.events += ended.last_sequence
+        total = counts.tokens
+        total[0] += tokens[0]
+        total[1] += tokens[1]
+        total[2] += tokens[2]
+        total[3] += tokens[3]
+        if ended.failure is not None:
+            _count(counts.failures, (ended.failure.reason,))
+        if ended.dropped_params:
+            _count(counts.dropped, ended.dropped_params)
+        if ended.emulated_features:
+            _count(counts.emulated, ended.emulated_features)
 
     def embedded(self, response: EmbedResponse) -> None:
         """Counts what texts that became vectors consumed."""
@@ -137,7 +148,7 @@ class CoreMetrics(Collector):
         seconds = HistogramMetricFamily(
             "dragoman_run_seconds", "Time from start to end of a run.", labels=("provider", "state")
         )
-        for (provider, state), durations in self._durations.items():
+        for (provider, state), (durations, _) in self._ended.items():
             labels = (provider, STATES[state])
             runs.add_metric(labels, durations.count)
             durations.write(seconds, labels)

@@ -11,7 +11,6 @@ outgoing_trace: ContextVar[Carrier] = ContextVar("outgoing_trace", default=())
 """The trace headers of calls to the provider that is being asked; set around `Provider.start` and `Embedder.embed`."""
 
 
-def trace_headers() -> bytes:
-    """Returns the header lines that tell a provider of the trace; empty when nobody traces."""
-    carrier = outgoing_trace.get()
-    return "".join(f"{name}: {value}\r\n" for name, value in carrier).encode("ascii") if carrier else b""
+def trace_lines(carrier: Carrier) -> bytes:
+    """Returns the header lines that tell a provider of a trace."""
+    return "".join(f"{name}: {value}\r\n" for name, value in carrier).encode("ascii")

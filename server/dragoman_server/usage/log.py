@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from dragoman.v1.run_pb2 import Run
 from dragoman_server.clock import system_clock
 from dragoman_server.errors import DragomanError
 from dragoman_server.store.usage.records import HOUR, UsageRecord
@@ -15,7 +16,7 @@ from dragoman_server.usage.metrics import UsageMetrics
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from dragoman.v1.run_pb2 import Run
+    from dragoman.v1.usage_pb2 import Charge, Usage
     from dragoman_server.caller import Caller
     from dragoman_server.clock import Clock
     from dragoman_server.settings import UsageSettings
@@ -37,6 +38,13 @@ PURGE_SECONDS = 3600.0
 
 _PURGE_AT_ONCE = 5_000
 _DAY = 24 * HOUR
+
+
+Tokens = tuple[int, int, int, int, bool]
+"""Tokens read, of those the cached ones; tokens written, of those the thoughts; and whether that is an estimate."""
+
+NO_TOKENS: Tokens = (0, 0, 0, 0, False)
+_FAILED = int(Run.STATE_FAILED)
 
 
 class UsageLog:
@@ -87,15 +95,28 @@ class UsageLog:
             if self._pending:
                 logger.error("usage records could not be written", records=len(self._pending))
 
-    def note(self, record: Run, caller: Caller, *, operation: str, duration_ms: int, first_content_ms: int) -> None:
+    def note(
+        self,
+        record: Run,
+        caller: Caller,
+        operation: str,
+        tokens: Tokens,
+        create_time: int,
+        duration_ms: int,
+        first_content_ms: int,
+        charge: Charge | None = None,
+    ) -> None:
         """Takes note of a run that has ended. Never blocks or raises.
 
         Args:
             record: The run.
             caller: Whose it was.
             operation: What it did, for example `chat`.
+            tokens: What it consumed.
+            create_time: When it was accepted, in microseconds since the epoch.
             duration_ms: Milliseconds from its acceptance to its end.
             first_content_ms: Milliseconds from its acceptance to its first content; 0 if it had none.
+            charge: What it was charged, if anything.
         """
         if not self._settings.enabled:
             return
@@ -103,29 +124,28 @@ class UsageLog:
         if len(pending) >= MOST_PENDING:
             self._metrics.dropped += 1
             return
-        usage, created = record.usage, record.create_time
-        charge = record.charge if record.HasField("charge") else None
+        model, state = record.model, record.state
         pending.append(
-            UsageRecord(
-                record.id,
-                caller.account_id,
-                caller.user_id,
-                caller.key_id,
-                created.seconds * 1_000_000 + created.nanos // 1000,
-                operation,
-                _plain(record.model),
-                _plain(record.provider),
-                record.state,
-                record.failure.reason if record.HasField("failure") else "",
-                usage.input_tokens,
-                usage.input_details.cached_tokens if usage.HasField("input_details") else 0,
-                usage.output_tokens,
-                usage.output_details.reasoning_tokens if usage.HasField("output_details") else 0,
-                usage.estimated,
-                "" if charge is None else charge.currency,
-                0 if charge is None else charge.amount_micros,
-                duration_ms,
-                first_content_ms,
+            tuple.__new__(  # what to call the class does, at half the price
+                UsageRecord,
+                (
+                    record.id,
+                    caller.account_id,
+                    caller.user_id,
+                    caller.key_id,
+                    create_time,
+                    operation,
+                    # PostgreSQL takes no such character, and clients may ask for models of any name.
+                    model.replace("\0", "") if "\0" in model else model,
+                    record.provider,
+                    state,
+                    record.failure.reason if state == _FAILED else "",
+                    *tokens,
+                    "" if charge is None else charge.currency,
+                    0 if charge is None else charge.amount_micros,
+                    duration_ms,
+                    first_content_ms,
+                ),
             )
         )
         if len(pending) == 1:
@@ -182,6 +202,14 @@ class UsageLog:
             logger.error("old usage records could not be deleted", error=str(error))
 
 
-def _plain(text: str) -> str:
-    """Returns a text without what PostgreSQL does not take: clients may ask for models of any name."""
-    return text.replace("\0", "") if "\0" in text else text
+def tokens_of(usage: Usage | None) -> Tokens:
+    """Returns what is counted of a run's consumption; nothing, if it is not known."""
+    if usage is None:
+        return NO_TOKENS
+    return (
+        usage.input_tokens,
+        usage.input_details.cached_tokens if usage.HasField("input_details") else 0,
+        usage.output_tokens,
+        usage.output_details.reasoning_tokens if usage.HasField("output_details") else 0,
+        usage.estimated,
+    )

@@ -10,7 +10,7 @@ from dragoman_server.authority import seen_account
 from dragoman_server.clock import system_clock
 from dragoman_server.errors import Forbidden, InvalidRequest, NotFound
 from dragoman_server.store.usage.records import HOUR, UsageQuery
-from dragoman_server.usage.log import UsageLog
+from dragoman_server.usage.log import Tokens, UsageLog, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dragoman_server.clock import Clock
     from dragoman_server.store.usage.records import UsageRecord, UsageStore, UsageSum
 
-__all__ = ["Usage", "UsageFilter", "UsageLog"]
+__all__ = ["Tokens", "Usage", "UsageFilter", "UsageLog", "tokens_of"]
 
 MAX_SUMS = 10_000
 """Most sums of one answer."""

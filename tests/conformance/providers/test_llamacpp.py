@@ -113,6 +113,9 @@ class RecordingSink:
     def on_text(self, text: str) -> None:
         raise AssertionError("this provider makes batches")
 
+    def on_whole(self, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        raise AssertionError("this provider makes batches")
+
     def on_end(self, failure: Failure | None) -> None:
         assert asyncio.get_running_loop() is self.loop
         self.ends += 1

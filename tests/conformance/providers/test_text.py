@@ -42,6 +42,17 @@ async def test_deltas_join_to_the_text(case: Case) -> None:
 
 
 @for_cases(Feature.SCRIPTED)
+@pytest.mark.parametrize("text", ["one piece", "é" * 300, " "])
+async def test_a_text_in_one_piece_is_the_same_at_once(case: Case, text: str) -> None:
+    async with case.open() as provider:
+        streamed = await generate(provider, case.request(text=[text]))
+        whole = await generate(provider, case.request(text=[text], incremental=False))
+    assert streamed.text == whole.text == text
+    assert (streamed.finished, streamed.usage) == (whole.finished, whole.usage)
+    assert not streamed.whole
+
+
+@for_cases(Feature.SCRIPTED)
 async def test_repeated_deltas_are_kept(case: Case) -> None:
     async with case.open() as provider:
         recording = await generate(provider, case.request(text=["na "], repeat=300))

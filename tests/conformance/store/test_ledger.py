@@ -22,6 +22,7 @@ from dragoman_server.store.ledger.records import (
     Post,
     Renew,
     Settle,
+    Spend,
     Verdict,
 )
 
@@ -51,6 +52,15 @@ def an_extension(hold: Hold, serial: int, amount: int) -> Extend:
 
 def a_settlement(hold: Hold, charge: int) -> Settle:
     return Settle(*hold[:4], charge, "completed", new_id("txn"), new_id("txn"), now())
+
+
+def an_advance(amount: int, owner_id: str = "own_1") -> Hold:
+    return a_hold(amount, new_id("adv"), owner_id=owner_id)._replace(step_id="")
+
+
+def a_spend(advance: Hold, charge: int, run_id: str = "") -> Spend:
+    run_id = run_id or new_id("run")
+    return Spend(*advance[:2], run_id, "step_1", charge, "completed", advance.run_id, new_id("txn"), now())
 
 
 async def balance_of(store: Store, currency: str = "credits") -> tuple[int, int, int]:
@@ -205,6 +215,109 @@ async def test_an_extension_needs_its_hold_and_the_balance(store: Store) -> None
     assert (short.verdict, short.amount_micros) == (Verdict.SHORT, 60)
     assert (await store.ledger.submit(an_extension(hold, 2, 40))).amount_micros == 100
     await check_sums(store)
+
+
+async def test_a_part_of_a_reservation_is_given_back(store: Store) -> None:
+    await store.ledger.submit(a_grant(100))
+    hold = a_hold(60)
+    await store.ledger.submit(hold)
+    less = an_extension(hold, 1, -20)
+    for verdict in (Verdict.DONE, Verdict.KNOWN):
+        outcome = await store.ledger.submit(less)
+        assert (outcome.verdict, outcome.amount_micros) == (verdict, 40)
+    assert (await store.ledger.submit(an_extension(hold, 2, -50))).amount_micros == 0  # no more than there is
+    assert await balance_of(store) == (100, 0, 0)
+    assert [(entry.kind, entry.amount_micros) for entry in await all_entries(store)][1:] == [
+        (HOLD, 60), (RELEASE, 20), (RELEASE, 40),
+    ]  # fmt: skip
+    await store.ledger.submit(a_settlement(hold, 10))
+    assert await balance_of(store) == (100, 0, 0)
+    await check_sums(store)
+
+
+async def test_an_advance_is_charged_for_work(store: Store) -> None:
+    await store.ledger.submit(a_grant(500))
+    advance = an_advance(100)
+    await store.ledger.submit(advance)
+    spends = [a_spend(advance, charge) for charge in (20, 0, 30)]
+    outcomes = await asyncio.gather(*[store.ledger.submit(spend) for spend in spends])
+    assert [(outcome.verdict, outcome.amount_micros) for outcome in outcomes] == [
+        (Verdict.DONE, 20), (Verdict.DONE, 0), (Verdict.DONE, 30),
+    ]  # fmt: skip
+    assert await balance_of(store) == (400, 50, 0)
+    for spend, charged in zip(spends, ([20], [], [30]), strict=True):
+        found = await store.ledger.entries(ACCOUNT, limit=9, run_id=spend.run_id)
+        assert [(entry.kind, entry.amount_micros, entry.note) for entry in found] == [
+            (CHARGE, charge, "completed") for charge in charged
+        ]
+    await check_sums(store)
+    await store.ledger.submit(a_settlement(advance, 0))
+    assert await balance_of(store) == (450, 0, 0)
+    await check_sums(store)
+
+
+async def test_an_advance_never_pays_more_than_it_has(store: Store) -> None:
+    await store.ledger.submit(a_grant(100))
+    advance = an_advance(70)
+    await store.ledger.submit(advance)
+    acts: list[Act] = [a_spend(advance, charge) for charge in (40, 99, 1)]
+    acts += [an_extension(advance, 1, 10), a_spend(advance, 3)]
+    outcomes = await asyncio.gather(*[store.ledger.submit(act) for act in acts])
+    assert [(outcome.verdict, outcome.amount_micros) for outcome in outcomes] == [
+        (Verdict.DONE, 40), (Verdict.DONE, 30), (Verdict.DONE, 0), (Verdict.DONE, 10), (Verdict.DONE, 3),
+    ]  # fmt: skip
+    assert await balance_of(store) == (20, 7, 0)
+    await store.ledger.submit(a_settlement(advance, 0))
+    assert await balance_of(store) == (27, 0, 0)
+    assert await store.ledger.orphans("own_2", 0) == []
+    await check_sums(store)
+
+
+async def test_what_is_spent_again_counts_once(store: Store) -> None:
+    await store.ledger.submit(a_grant(500))
+    advance = an_advance(100)
+    await store.ledger.submit(advance)
+    spends = [a_spend(advance, 20), a_spend(advance, 30)]
+    for verdict in (Verdict.DONE, Verdict.KNOWN):
+        outcomes = await asyncio.gather(*[store.ledger.submit(spend) for spend in spends])
+        assert [(outcome.verdict, outcome.amount_micros) for outcome in outcomes] == [(verdict, 20), (verdict, 30)]
+    both = await asyncio.gather(*[store.ledger.submit(a_spend(advance, 7, "run_x")) for _ in range(2)])
+    assert [(outcome.verdict, outcome.amount_micros) for outcome in both] == [(Verdict.DONE, 7), (Verdict.KNOWN, 7)]
+    await store.ledger.submit(a_settlement(advance, 0))
+    outcomes = await asyncio.gather(*[store.ledger.submit(spend) for spend in [*spends, a_spend(advance, 20)]])
+    assert [(outcome.verdict, outcome.amount_micros) for outcome in outcomes] == [
+        (Verdict.KNOWN, 20), (Verdict.KNOWN, 30), (Verdict.MISSING, 0),
+    ]  # fmt: skip
+    assert await balance_of(store) == (443, 0, 0)
+    await check_sums(store)
+
+
+async def test_what_an_advance_pays_is_taken_from_the_quota_first(store: Store) -> None:
+    month = Renew(ACCOUNT, "credits", 50, 0, "plan:pro:1", "", new_id("txn"), new_id("txn"), now())
+    advance = an_advance(120)
+    acts: list[Act] = [month, a_grant(100), advance]
+    for act in acts:
+        await store.ledger.submit(act)
+    await asyncio.gather(*[store.ledger.submit(a_spend(advance, 20)) for _ in range(2)])
+    assert await balance_of(store) == (30, 80, 10)
+    await store.ledger.submit(a_spend(advance, 20))
+    assert await balance_of(store) == (30, 60, 0)
+    await check_sums(store)
+
+
+async def test_an_advance_is_spent_by_its_own_account_only(store: Store) -> None:
+    await store.ledger.submit(a_grant(500))
+    advance = an_advance(100)
+    await store.ledger.submit(advance)
+    spend = a_spend(advance, 10)
+    for foreign in (
+        spend._replace(account_id="other"),
+        spend._replace(currency="spark"),
+        spend._replace(advance_id="a"),
+    ):
+        outcome = await store.ledger.submit(foreign)
+        assert (outcome.verdict, outcome.amount_micros) == (Verdict.MISSING, 0)
+    assert await balance_of(store) == (400, 100, 0)
 
 
 async def test_a_hold_is_settled_by_its_own_account_only(store: Store) -> None:

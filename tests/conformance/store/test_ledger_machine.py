@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from dragoman_server.ids import new_id
 from dragoman_server.store.database import open_store, sqlite_url
-from dragoman_server.store.ledger.records import ADJUST, GRANT, Extend, Hold, Post, Renew, Settle, Verdict
+from dragoman_server.store.ledger.records import ADJUST, GRANT, Extend, Hold, Post, Renew, Settle, Spend, Verdict
 from tests.support.credits import available, check_sums, held
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     url = "memory:"
     holds = Bundle("holds")
+    advances = Bundle("advances")
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +55,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.extended: set[tuple[str, int]] = set()
         self.owners: dict[str, str] = {}
         self.months: set[str] = set()
+        self.ahead: dict[str, int] = {}
+        self.spent: dict[str, int] = {}
 
     def teardown(self) -> None:
         self.runner.run(self.store.close())
@@ -110,7 +113,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert outcome.verdict is (Verdict.DONE if amount <= self.available else Verdict.SHORT)
         if amount <= self.available:
             self.available -= amount
-            self.quota = min(self.quota, self.available + sum(self.held.values()))
+            self.quota = min(self.quota, self.available + sum(self.held.values()) + sum(self.ahead.values()))
 
     @rule(month=st.sampled_from(["1", "2", "3", "4"]), monthly=AMOUNTS, rollover=AMOUNTS)
     def renew(self, month: str, monthly: int, rollover: int) -> None:
@@ -170,6 +173,60 @@ class LedgerMachine(RuleBasedStateMachine):
         self.expect_settled(run_id, charge, settled)
         return run_id
 
+    @rule(target=advances, amount=AMOUNTS)
+    def reserve_ahead(self, amount: int) -> str:
+        advance_id = new_id("adv")
+        (outcome,) = self.do(self.a_hold(advance_id, amount * 3, ME)._replace(step_id=""))
+        assert outcome.verdict is (Verdict.DONE if amount * 3 <= self.available else Verdict.SHORT)
+        if amount * 3 <= self.available:
+            self.available -= amount * 3
+            self.ahead[advance_id] = amount * 3
+        return advance_id
+
+    @rule(advance_id=advances, charges=st.lists(st.integers(0, 70), min_size=1, max_size=5))
+    def spend_together(self, advance_id: str, charges: list[int]) -> None:
+        acts = [
+            Spend(
+                "default", "credits", new_id("run"), "step_1", charge, "", advance_id, new_id("txn"), next(self.numbers)
+            )
+            for charge in charges
+        ]  # fmt: skip
+        for act, outcome in zip([*acts, acts[0]], self.do(*acts) + self.do(acts[0]), strict=True):
+            left = self.ahead.get(advance_id, 0)
+            if act.run_id in self.spent:
+                assert outcome.verdict is Verdict.KNOWN
+            elif advance_id not in self.ahead:
+                assert outcome.verdict is Verdict.MISSING
+            else:
+                assert outcome.verdict is Verdict.DONE
+                charge = min(act.charge_micros, left)
+                if charge:
+                    self.spent[act.run_id] = charge
+                    self.ahead[advance_id] -= charge
+                    self.quota -= min(self.quota, charge)
+            assert outcome.amount_micros == self.spent.get(act.run_id, 0)
+
+    @rule(advance_id=advances, part=st.integers(1, 200), serial=st.integers(1, 3))
+    def give_back(self, advance_id: str, part: int, serial: int) -> None:
+        act = Extend("default", "credits", advance_id, "", serial, -part, new_id("txn"), next(self.numbers))
+        (outcome,) = self.do(act)
+        if advance_id not in self.ahead:
+            assert outcome.verdict is Verdict.MISSING
+        elif (advance_id, serial) in self.extended:
+            assert outcome.verdict is Verdict.KNOWN
+        else:
+            assert outcome.verdict is Verdict.DONE
+            self.extended.add((advance_id, serial))
+            part = min(part, self.ahead[advance_id])
+            self.ahead[advance_id] -= part
+            self.available += part
+
+    @rule(advance_id=advances)
+    def end_advance(self, advance_id: str) -> None:
+        (outcome,) = self.do(self.a_settlement(advance_id, 0)._replace(step_id=""))
+        assert outcome.verdict is (Verdict.DONE if advance_id in self.ahead else Verdict.KNOWN)
+        self.available += self.ahead.pop(advance_id, 0)
+
     @rule()
     def crash_of_the_other_and_sweep(self) -> None:
         async def sweep() -> None:
@@ -187,7 +244,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def balances_are_right(self) -> None:
         async def check() -> None:
             assert await available(self.store) == self.available
-            assert await held(self.store) == sum(self.held.values())
+            assert await held(self.store) == sum(self.held.values()) + sum(self.ahead.values())
             assert sum(balance.quota_micros for balance in await self.store.ledger.balances("default")) == self.quota
             await check_sums(self.store)
 

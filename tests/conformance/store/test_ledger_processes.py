@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING
+
+import pytest
 
 from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.credits import service
 from dragoman_server.store.database import open_store
-from dragoman_server.store.ledger.records import Settle
+from dragoman_server.store.ledger.records import CHARGE, Settle
 from tests.support.credits import OPERATOR, a_caller, available, check_sums, credits_with, held
 from tests.support.sources import ROOT
-
-if TYPE_CHECKING:
-    import pytest
 
 PROCESSES = 4
 RUNS = 25
@@ -62,14 +60,32 @@ async def test_64_at_once_in_four_processes_never_overdraw(database_url: str) ->
     await store.close()
 
 
+async def test_processes_that_reserve_ahead_never_overdraw(database_url: str) -> None:
+    store = open_store(database_url)
+    await store.migrate()
+    granted = 300_000  # less than all of them want
+    await credits_with(store, granted)
+    processes = [await start(database_url, "brief") for _ in range(PROCESSES)]
+    go(*processes)
+    spent = [int(await line_of(process)) for process in processes]
+    assert [await process.wait() for process in processes] == [0] * PROCESSES
+    entries = await store.ledger.entries("default", limit=1_000_000)
+    assert sum(entry.amount_micros for entry in entries if entry.kind == CHARGE) == sum(spent)
+    assert any(entry.run_id.startswith("adv_") for entry in entries)
+    assert (await available(store), await held(store)) == (granted - sum(spent), 0)
+    await check_sums(store)
+    await store.close()
+
+
+@pytest.mark.parametrize("how", [(), ("brief",)])
 async def test_what_a_killed_process_had_reserved_comes_back(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
 ) -> None:
     store = open_store(database_url)
     await store.migrate()
     credits = await credits_with(store, 100_000)
     monkeypatch.setattr(service, "GONE_SECONDS", 3600.0)
-    victim, spender = await start(database_url, "hold"), await start(database_url)
+    victim, spender = await start(database_url, "hold", *how), await start(database_url, *how)
     go(victim, spender)
     for _ in range(16):
         assert await line_of(victim) == "held"
@@ -93,14 +109,15 @@ async def test_what_a_killed_process_had_reserved_comes_back(
     await store.close()
 
 
+@pytest.mark.parametrize("how", [(), ("brief",)])
 async def test_a_process_that_is_killed_in_the_middle_of_writing_leaves_books_that_add_up(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
 ) -> None:
     store = open_store(database_url)
     await store.migrate()
     credits = await credits_with(store, 10_000_000)
     for _ in range(3):
-        victim = await start(database_url)
+        victim = await start(database_url, *how)
         before = (await store.ledger.entries("default", limit=1))[0].id
         go(victim)
         async with asyncio.timeout(60):

@@ -13,7 +13,7 @@ import pytest
 from dragoman.streaming import CallStatus, StreamRpc, open_stream
 from dragoman.v1 import run_service_pb2 as pb
 from dragoman.v1 import run_service_pb2_grpc
-from dragoman_server.inprocess import DEFERRED, InProcessServer, at_once
+from dragoman_server.inprocess import DEFERRED, InProcessServer, begun_by
 from tests.support.sinks import KeepingSink
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ class Service(run_service_pb2_grpc.RunServiceServicer):
 
     def __init__(self, **methods: Callable[[Any, Any], Any]) -> None:
         vars(self).update(methods)
+
+
+def begun(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Has a method begin within the call that starts it."""
+    return begun_by(handler)(handler)
 
 
 def channel_to(check_frozen: bool = False, **methods: Callable[[Any, Any], Any]) -> InProcessChannel:
@@ -450,11 +455,11 @@ def respond_later(context: Any) -> tuple[Callable[[Any], None], list[str]]:
 async def test_a_deferred_response_ends_the_call_in_the_call_chain_that_gives_it() -> None:
     deferred: list[Any] = []
 
-    async def handler(request: Any, context: Any) -> Any:
+    def handler(request: Any, context: Any) -> Any:
         deferred.append(respond_later(context))
         return DEFERRED
 
-    call = stub_of(check_frozen=True, GetRun=at_once(handler)).GetRun(pb.GetRunRequest())
+    call = stub_of(check_frozen=True, GetRun=begun(handler)).GetRun(pb.GetRunRequest())
     assert deferred, "the handler begins at once"
     await asyncio.sleep(0.01)
     assert not call.done()
@@ -473,14 +478,19 @@ async def test_a_deferred_response_ends_the_call_in_the_call_chain_that_gives_it
 async def test_a_deferred_call_that_ends_first_tells_its_handler_once(waits: bool, end: str) -> None:
     deferred: list[Any] = []
 
-    async def handler(request: Any, context: Any) -> Any:
+    def handler(request: Any, context: Any) -> Any:
         if waits:
-            await asyncio.sleep(0)
+            return later(context)
+        deferred.append(respond_later(context))
+        return DEFERRED
+
+    async def later(context: Any) -> Any:
+        await asyncio.sleep(0)
         deferred.append(respond_later(context))
         return DEFERRED
 
     timeout = 0.05 if end == "deadline" else None
-    call = stub_of(GetRun=at_once(handler)).GetRun(pb.GetRunRequest(), timeout=timeout)
+    call = stub_of(GetRun=begun(handler)).GetRun(pb.GetRunRequest(), timeout=timeout)
     await asyncio.sleep(0.01)
     respond, notes = deferred[0]
     if end == "deadline":
@@ -498,11 +508,11 @@ async def test_a_deferred_call_that_ends_first_tells_its_handler_once(waits: boo
 async def test_a_deferred_response_that_is_too_large_fails_the_call() -> None:
     deferred: list[Any] = []
 
-    async def handler(request: Any, context: Any) -> Any:
+    def handler(request: Any, context: Any) -> Any:
         deferred.append(respond_later(context))
         return DEFERRED
 
-    call = stub_of(GetRun=at_once(handler)).GetRun(pb.GetRunRequest())
+    call = stub_of(GetRun=begun(handler)).GetRun(pb.GetRunRequest())
     respond, notes = deferred[0]
     respond(pb.GetRunResponse(run={"id": "x" * 200_000}))
     assert (await failure_of(call)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -513,12 +523,12 @@ async def test_a_deferred_response_that_is_too_large_fails_the_call() -> None:
 async def test_a_stopping_server_waits_for_deferred_calls_and_then_ends_them() -> None:
     deferred: list[Any] = []
 
-    async def handler(request: Any, context: Any) -> Any:
+    def handler(request: Any, context: Any) -> Any:
         deferred.append(respond_later(context))
         return DEFERRED
 
     server = InProcessServer(max_message_bytes=100_000)
-    service = Service(GetRun=at_once(handler))  # type: ignore[abstract]  # the other methods answer UNIMPLEMENTED
+    service = Service(GetRun=begun(handler))  # type: ignore[abstract]  # the other methods answer UNIMPLEMENTED
     run_service_pb2_grpc.add_RunServiceServicer_to_server(service, server)
     stub: Any = run_service_pb2_grpc.RunServiceStub(server.channel())
     first, second = stub.GetRun(pb.GetRunRequest()), stub.GetRun(pb.GetRunRequest())
@@ -531,7 +541,7 @@ async def test_a_stopping_server_waits_for_deferred_calls_and_then_ends_them() -
     assert [notes for _, notes in deferred] == [["ended"], ["ended"]]
 
 
-async def test_what_begins_at_once_has_a_task_as_soon_as_it_waits() -> None:
+async def test_what_has_to_wait_has_a_task_of_its_own() -> None:
     caller, tasks, ended = asyncio.current_task(), [], asyncio.Event()
 
     async def handler(request: Any, context: Any) -> Any:
@@ -550,10 +560,10 @@ async def test_what_begins_at_once_has_a_task_as_soon_as_it_waits() -> None:
         finally:
             ended.set()
 
-    stub = stub_of(GetRun=at_once(handler))
+    stub = stub_of(GetRun=begun(handler))
     assert (await stub.GetRun(pb.GetRunRequest(run_id="r"))).run.id == "r"
-    assert tasks[0] is caller
-    assert tasks[1] not in (caller, None)
+    assert tasks[0] is tasks[1]
+    assert tasks[0] not in (caller, None)
     call = stub.GetRun(pb.GetRunRequest())
     await asyncio.sleep(0.01)
     call.cancel()
@@ -567,5 +577,5 @@ async def test_what_fails_at_once_fails_the_call_and_not_the_caller(error: type[
     async def handler(request: Any, context: Any) -> Any:
         raise error
 
-    failure = await failure_of(stub_of(GetRun=at_once(handler)).GetRun(pb.GetRunRequest()))
+    failure = await failure_of(stub_of(GetRun=begun(handler)).GetRun(pb.GetRunRequest()))
     assert failure.code() in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)

@@ -140,14 +140,21 @@ async def test_a_run_over_grpc_is_a_line_of_the_core(log: Log) -> None:
     assert line["output_tokens"] == answer.run.usage.output_tokens
 
 
-async def test_a_fault_of_ours_is_logged_with_its_ids(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("choices", [1, 2])  # one choice is recorded at once, several by their events
+async def test_a_fault_of_ours_is_logged_with_its_ids(log: Log, monkeypatch: pytest.MonkeyPatch, choices: int) -> None:
     async with stand() as site:
         monkeypatch.setattr("dragoman_server.runs.fold.Fold.apply", _fail_at_content(Fold.apply))
-        await site.ask("hello", headers={"x-request-id": "req-7"})
+        monkeypatch.setattr("dragoman_server.runs.run.encode_record", _fail)
+        status, _ = await site.ask("hello", headers={"x-request-id": "req-7"}, n=choices)
+        assert status == 500
     (line,) = [line for line in log.lines if line["message"] == "run crashed"]
     assert line["request_id"] == "req-7"
     assert line["run_id"].startswith("run_")
     assert "a fault" in line["exception"]
+
+
+def _fail(*_: object) -> Any:
+    raise RuntimeError("a fault")
 
 
 def _fail_at_content(apply: Any) -> Any:

@@ -9,6 +9,7 @@ from dragoman.v1.catalog_service_pb2 import ModelTarget
 from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.sampling_pb2 import Modality, Sampling
 from dragoman.v1.tool_pb2 import FunctionTool, Tool
+from dragoman_server.caller import EVERYTHING, Grants
 from dragoman_server.catalog.service import Catalog
 from dragoman_server.errors import NotFound, UnsupportedFeature
 from dragoman_server.providers.base import GenerationRequest
@@ -125,3 +126,24 @@ def test_the_default_is_a_providers_own_model_or_else_the_first_configured() -> 
         catalog().resolve("")
     assert caught.value.reason == Reason.MODEL_NOT_FOUND
     assert Catalog([ScriptedProvider("s")], [model(provider="s")]).default_model == "s/echo"
+
+
+def test_the_short_way_to_a_route_is_open_where_nothing_else_has_a_say() -> None:
+    models = catalog(
+        model(),
+        model(id="limited", limits={"top_p": {"min": 0, "max": 1}}),
+        model(id="preset", presets={"general": {"temperature": 0.1}}),
+        model(id="filled", defaults={"temperature": 0.5}),
+    )
+    free = ["", "m", "other/x", "oa/gpt-4.1"]
+    for model_id in [*free, "limited", "preset", "filled"]:
+        assert models.route_of_plain(model_id, EVERYTHING) is None  # not asked for yet
+        asked = chat("hi")
+        asked.model = model_id
+        route = models.route(asked)
+        if model_id in free:
+            assert models.route_of_plain(model_id, EVERYTHING) is route
+            assert models.settle(route, asked) is asked
+        else:
+            assert models.route_of_plain(model_id, EVERYTHING) is None
+        assert models.route_of_plain(model_id, Grants(models=("m",))) is None

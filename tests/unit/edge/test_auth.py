@@ -8,7 +8,7 @@ from dragoman.reasons import Reason
 from dragoman_edge.auth import credential_of
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.http.body import Body
-from dragoman_edge.http.request import Request
+from dragoman_edge.http.request import Head, Request
 
 
 def request_of(*lines: str) -> Request:
@@ -16,7 +16,7 @@ def request_of(*lines: str) -> Request:
     for line in lines:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
-    return Request("GET", "/", 1, headers, list(lines), Body(0), True)
+    return Request(Head("GET", "/", 1, headers, list(lines), keep_alive=True), Body(0))
 
 
 keys = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=40)

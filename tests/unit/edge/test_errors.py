@@ -14,7 +14,7 @@ from dragoman_edge.calls import error_of_cancellation, error_of_failure, error_o
 from dragoman_edge.dialects.openai.errors import TABLE, param_of_field, render_error
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.http.body import Body
-from dragoman_edge.http.request import Request
+from dragoman_edge.http.request import Head, Request
 from tests.support.fake_core import CallFailed
 
 
@@ -115,7 +115,7 @@ def request_with(fields: list[tuple[str, str]]) -> Request:
     for name, value in fields:
         headers.setdefault(name.lower(), value)
     lines = [f"{name}: {value}" for name, value in fields]
-    return Request("GET", "/", 1, headers, lines, Body(0), keep_alive=True)
+    return Request(Head("GET", "/", 1, headers, lines, keep_alive=True), Body(0))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def registry() -> CollectorRegistry:
 def test_answers_are_counted_by_route_method_and_status(registry: CollectorRegistry) -> None:
     metrics = EdgeMetrics(registry)
     for status in (200, 200, 404):
-        metrics.answered("/a", "GET", status, 0.01)
+        metrics.counts_of("/a", "GET").add(status, 0.01)
     name = "dragoman_http_requests_total"
     assert registry.get_sample_value(name, {"route": "/a", "method": "GET", "status": "200"}) == 2
     assert registry.get_sample_value(name, {"route": "/a", "method": "GET", "status": "404"}) == 1
@@ -24,8 +24,8 @@ def test_answers_are_counted_by_route_method_and_status(registry: CollectorRegis
 def test_durations_fall_into_buckets_that_add_up(registry: CollectorRegistry) -> None:
     metrics = EdgeMetrics(registry)
     for seconds in (0.005, 0.006, 0.3, 1000.0):
-        metrics.answered("/a", "GET", 200, seconds)
-    metrics.answered("/b", "GET", 200, 0.0)
+        metrics.counts_of("/a", "GET").add(200, seconds)
+    metrics.counts_of("/b", "GET").add(200, 0.0)
 
     def bucket(bound: str) -> float | None:
         return registry.get_sample_value("dragoman_http_request_seconds_bucket", {"route": "/a", "le": bound})

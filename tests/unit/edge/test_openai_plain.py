@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from dragoman.v1.event_pb2 import FinishReason
 from dragoman.v1.message_pb2 import Message, Part, ReasoningPart, RefusalPart, Role, TextPart
 from dragoman.v1.run_pb2 import ChatSpec, Choice, Run
-from dragoman.v1.usage_pb2 import Usage
-from dragoman_edge.dialects.openai.answer import AnswerOptions, completion_object, render_completion
+from dragoman.v1.usage_pb2 import InputTokenDetails, OutputTokenDetails, Usage
+from dragoman_edge.dialects.openai.answer import AnswerOptions, completion_object, options_of, render_completion
 from dragoman_edge.dialects.openai.messages import add_message
-from dragoman_edge.dialects.openai.request import check_request, is_plain
-from dragoman_edge.dialects.openai.schemas import REQUEST
+from dragoman_edge.dialects.openai.plain import read_plain
+from dragoman_edge.dialects.openai.request import check_request
 from dragoman_edge.dialects.openai.to_proto import fill_chat_spec
 from dragoman_edge.errors import EdgeError
 
@@ -54,29 +54,42 @@ def spec_of(request: Any) -> ChatSpec:
 
 
 @given(PLAIN_BODIES)
-def test_plain_bodies_are_taken_as_they_are(body: dict[str, Any]) -> None:
-    assert is_plain(body)
-    validated = REQUEST.validator.validate_python(body)
-    assert validated == body
-    assert spec_of(body) == spec_of(validated)
+def test_plain_bodies_are_read_in_one_walk_as_in_two(body: dict[str, Any]) -> None:
+    plain = read_plain(body)
+    assert plain is not None
+    request = check_request(body)
+    assert request == body
+    spec, options, streams = plain
+    assert ChatSpec.FromString(spec) == spec_of(request)
+    assert options == options_of(request)
+    assert streams is bool(request.get("stream"))
 
 
 @given(OTHER_BODIES)
 def test_what_passes_for_plain_is_what_the_schema_accepts(body: dict[str, Any]) -> None:
-    if is_plain(body):
-        assert REQUEST.validator.validate_python(body) == body
+    plain = read_plain(body)
+    if plain is not None:
+        request = check_request(body)
+        spec, *rest = plain
+        assert ChatSpec.FromString(spec) == spec_of(request)
+        assert rest == [options_of(request), bool(request.get("stream"))]
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": []}, {"messages": None}, {"model": "m"}])
 def test_a_request_without_messages_is_not_plain(body: dict[str, Any]) -> None:
-    assert not is_plain(body)
+    assert read_plain(body) is None
 
 
-def test_rules_hold_for_plain_bodies() -> None:
+def test_a_request_that_breaks_a_rule_is_not_plain() -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "max_completion_tokens": 1}
-    assert is_plain(body)
+    assert read_plain(body) is None
     with pytest.raises(EdgeError, match="must not be used at the same time"):
         check_request(body)
+
+
+@pytest.mark.parametrize("size", [65_536, 65_537])
+def test_long_texts_go_the_long_way(size: int) -> None:
+    assert (read_plain({"messages": [{"role": "user", "content": "x" * size}]}) is None) is (size > 65_536)
 
 
 ANY_TEXT = st.text(max_size=40) | st.sampled_from(["", "\0", "é\0", "x" * 127, "x" * 128, "é" * 9_000, "é" * 65_537])
@@ -130,13 +143,37 @@ CHOICES = st.builds(
         ]
     ),
 )
+COUNTS = st.just(0) | st.integers(0, 9)
+READ = st.builds(
+    InputTokenDetails,
+    cached_tokens=COUNTS,
+    audio_tokens=COUNTS,
+    cache_write_tokens=COUNTS,
+    image_tokens=st.sampled_from([0, 0, 1]),
+    text_tokens=st.sampled_from([0, 0, 1]),
+)
+WRITTEN = st.builds(
+    OutputTokenDetails,
+    reasoning_tokens=COUNTS,
+    audio_tokens=COUNTS,
+    accepted_prediction_tokens=COUNTS,
+    rejected_prediction_tokens=COUNTS,
+    text_tokens=st.sampled_from([0, 0, 1]),
+)
+USAGES = st.builds(
+    Usage,
+    input_tokens=st.integers(0, 9),
+    output_tokens=st.integers(0, 9),
+    input_details=st.none() | READ,
+    output_details=st.none() | WRITTEN,
+)
 RUNS = st.builds(
     Run,
-    id=TEXTS.map("run_".__add__),
+    id=st.text("0123456789abcdef", max_size=8).map("run_".__add__) | TEXTS.map("run_".__add__) | TEXTS,
     state=st.just(Run.STATE_COMPLETED),
     model=TEXTS,
     choices=st.lists(CHOICES, max_size=2) | st.lists(CHOICES, min_size=1, max_size=1),
-    usage=st.none() | st.builds(Usage, input_tokens=st.integers(0, 9), output_tokens=st.integers(0, 9)),
+    usage=st.none() | USAGES,
 )
 
 

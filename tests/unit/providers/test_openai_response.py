@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from dragoman_server.errors import ProviderError
 from dragoman_server.providers.base import EventBatch
-from dragoman_server.providers.openai_chat.response import ResponseReader, _plain_answer
+from dragoman_server.providers.openai_chat.response import ResponseReader
 from dragoman_server.providers.signatures import mark_of
-from dragoman_server.providers.wire import text_batch
+from dragoman_server.providers.wire import text_batch, whole_batch
 from tests.support.generation import Recording
 from tests.support.upstream_server import DONE, chunk, cut, event
 
@@ -395,11 +395,20 @@ def outcome(read: Callable[[EventBatch], None]) -> tuple[EventBatch, str | None]
     return batch, None
 
 
+def read_whole(reader: ResponseReader, data: bytes, batch: EventBatch) -> None:
+    """Reads an answer as the provider does, and makes a batch of it whichever way it takes."""
+    plain = reader.read_plain(data)
+    if plain is None:
+        reader.read_whole(data, batch)
+    else:
+        batch.MergeFrom(whole_batch(*plain))
+
+
 @given(ANSWER, st.sampled_from([0, 0, 0, 1]))
 def test_a_whole_answer_of_the_common_shape_is_read_like_any_other(answer: dict[str, Any], choice_index: int) -> None:
     data = json.dumps(answer).encode()
-    got = outcome(lambda batch: ResponseReader(choice_index, MARK).read_whole(data, batch))
-    assert got == outcome(lambda batch: ResponseReader(choice_index, MARK)._read_answer(json.loads(data), batch))
+    got = outcome(lambda batch: read_whole(ResponseReader(choice_index, MARK), data, batch))
+    assert got == outcome(lambda batch: ResponseReader(choice_index, MARK).read_whole(data, batch))
 
 
 @given(
@@ -410,8 +419,9 @@ def test_a_whole_answer_of_the_common_shape_is_read_like_any_other(answer: dict[
 def test_a_plain_answer_takes_the_short_way(text: str, word: str, usage: dict[str, Any] | None) -> None:
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
     answer = {"choices": [{"message": message, "logprobs": None, "finish_reason": word}], "usage": usage}
-    events = _plain_answer(answer)
-    assert events is not None
+    data = json.dumps(answer).encode()
+    plain = ResponseReader(0, MARK).read_plain(data)
+    assert plain is not None
     expected = EventBatch()
-    ResponseReader(0, MARK)._read_answer(answer, expected)
-    assert EventBatch.FromString(events) == expected
+    ResponseReader(0, MARK).read_whole(data, expected)
+    assert whole_batch(*plain) == expected

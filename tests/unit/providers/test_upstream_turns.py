@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from dragoman.outbox import Outbox
 from dragoman_server.errors import ProviderError
 from dragoman_server.providers.upstream.connection import LEAST_PER_TURN, Connection
+from dragoman_server.providers.upstream.heads import KnownHeads
 
 BODY = bytes(range(256)) * 400
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -45,7 +47,10 @@ class Pool:
     """The owner of a connection."""
 
     def __init__(self) -> None:
+        self.outbox = Outbox(asyncio.get_running_loop())
+        self.heads = KnownHeads()
         self.reusable: list[bool] = []
+        self.staled: list[object] = []
 
     def bytes_per_turn(self) -> int:
         return LEAST_PER_TURN
@@ -57,7 +62,8 @@ class Pool:
         pass
 
     def stale(self, connection: Connection, exchange: object) -> bool:
-        return False
+        self.staled.append(exchange)
+        return True
 
 
 class Exchange:
@@ -83,6 +89,10 @@ class Exchange:
     def on_error(self, error: ProviderError) -> None:
         pass
 
+    def finish_whole(self, status: int, headers: object, body: bytes) -> None:
+        self.on_data(body)
+        self.finish(None)
+
     def finish(self, error: ProviderError | None) -> None:
         self.ends.append(error)
 
@@ -92,6 +102,7 @@ def connected() -> tuple[Connection, FakeTransport, Pool, Exchange]:
     connection = Connection(pool)
     connection.connection_made(transport)
     connection.begin(exchange)
+    pool.outbox.flush()
     return connection, transport, pool, exchange
 
 
@@ -155,6 +166,18 @@ async def test_a_connection_that_says_more_than_was_asked_is_not_used_again() ->
     assert exchange.ends == [None]
     assert pool.reusable == [False]
     assert transport.closed
+
+
+async def test_what_comes_before_the_request_is_sent_is_no_answer_to_it() -> None:
+    connection, transport, pool, first = connected()
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert first.ends == [None]
+    second = Exchange()
+    connection.begin(second)
+    connection.data_received(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    assert transport.closed
+    assert pool.staled == [second]
+    assert second.ends == []
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3])

@@ -9,7 +9,7 @@ from dragoman.v1.event_pb2 import FinishReason
 from dragoman.v1.usage_pb2 import Usage
 from dragoman.wire import varint
 from dragoman_server.providers.base import EventBatch
-from dragoman_server.providers.wire import FINISHED, sole_text, text_batch, text_event, usage_event
+from dragoman_server.providers.wire import FINISHED, sole_text, text_batch, text_event, usage_event, whole_batch
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 count = st.integers(0, 2**63 - 1)
@@ -53,3 +53,15 @@ def test_an_end_with_usage(reason: FinishReason, read: int, written: int) -> Non
 def test_numbers(value: int) -> None:
     usage = Usage.FromString(b"\x08" + varint(value))
     assert usage.input_tokens == value
+
+
+@given(text.filter(bool), st.sampled_from(FinishReason.values()), st.none() | st.builds(Usage, input_tokens=count))
+def test_a_whole_answer(said: str, reason: FinishReason, usage: Usage | None) -> None:
+    expected = EventBatch()
+    expected.events.add().text_delta.text = said
+    finished = expected.events.add().choice_finished
+    finished.SetInParent()
+    finished.finish_reason = reason
+    if usage is not None:
+        expected.events.add().usage_reported.last_call.CopyFrom(usage)
+    assert whole_batch(said, reason, None if usage is None else usage.SerializeToString()) == expected

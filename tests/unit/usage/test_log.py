@@ -15,7 +15,7 @@ from dragoman_server.store.memory import MemoryStore
 from dragoman_server.store.usage.memory import MemoryUsage
 from dragoman_server.store.usage.records import HOUR, UsageQuery, UsageRecord
 from dragoman_server.usage import log as usage_log
-from dragoman_server.usage.log import UsageLog
+from dragoman_server.usage.log import UsageLog, tokens_of
 
 CALLER = Caller("default", "key_a", user_id="user_a")
 NOW = 1_790_000_000
@@ -54,7 +54,8 @@ def a_run(run_id: str, **changes: Any) -> Run:
 
 
 def note(log: UsageLog, run: Run) -> None:
-    log.note(run, CALLER, operation="chat", duration_ms=1200, first_content_ms=80)
+    charge = run.charge if run.HasField("charge") else None
+    log.note(run, CALLER, "chat", tokens_of(run.usage), run.create_time.ToMicroseconds(), 1200, 80, charge)
 
 
 async def kept(store: Any) -> list[UsageRecord]:

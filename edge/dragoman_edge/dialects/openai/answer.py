@@ -31,13 +31,12 @@ _FINISH_REASONS: dict[int, str] = {
     FinishReason.FINISH_REASON_CONTENT_FILTER: "content_filter",
 }
 
-_PLAIN = (
-    b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[{"index":%d,"message":'
-    b'{"role":"assistant","content":%b,"refusal":null},"logprobs":null,"finish_reason":"%b"}]%b}'
-)
-"""One text, as most answers are: rendered without an object for each brace."""
-
 _dumps = orjson.dumps
+_NOTHING_READ = ',"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0}'
+_NOTHING_WRITTEN = (
+    ',"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0,'
+    '"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}'
+)
 _COMPLETED = Run.STATE_COMPLETED
 _STOP = FinishReason.FINISH_REASON_STOP
 
@@ -88,22 +87,47 @@ def render_completion(run: Run, options: AnswerOptions) -> bytes:
     """
     if run.state != _COMPLETED:
         raise_unless_completed(run)
-    choices = run.choices[:]
+    choices = run.choices
     if len(choices) == 1 and not options.logprobs:
         choice = choices[0]
-        parts = choice.message.parts[:]
-        if len(parts) == 1 and (part := parts[0]).HasField("text"):
-            reason = choice.finish_reason
-            return _PLAIN % (
-                _dumps(completion_id(run.id)),
-                run.create_time.seconds,
-                _dumps(options.model or run.model),
-                choice.index,
-                _dumps(part.text.text),
-                b"stop" if reason == _STOP else finish_reason(reason, options).encode(),
-                b',"usage":' + _dumps(usage_object(run.usage)) if run.HasField("usage") else b"",
-            )
+        parts = choice.message.parts
+        if len(parts) == 1 and (part := parts[0]).HasField("text") and not choice.index:
+            return _one_text(run, choice, part.text.text, options)
     return _dumps(completion_object(run, options))
+
+
+def _one_text(run: Run, choice: Choice, text: str, options: AnswerOptions) -> bytes:
+    """Renders an answer of one text, as most are, without an object for each brace."""
+    reason = choice.finish_reason
+    name = "stop" if reason == _STOP else finish_reason(reason, options)
+    usage = _usage(run.usage) if run.HasField("usage") else ""
+    return (
+        b'{"id":'
+        + _dumps(completion_id(run.id))
+        + f',"object":"chat.completion","created":{run.create_time.seconds},"model":'.encode()
+        + _dumps(options.model or run.model)
+        + b',"choices":[{"index":0,"message":{"role":"assistant","content":'
+        + _dumps(text)
+        + f',"refusal":null}},"logprobs":null,"finish_reason":"{name}"}}]{usage}}}'.encode()
+    )
+
+
+def _usage(usage: Usage) -> str:
+    """Returns the member `usage`; of details that are all 0, as most are, it does not ask for each."""
+    details = ""
+    if usage.HasField("input_details"):
+        if usage.input_details.ByteSize():
+            return f',"usage":{_dumps(usage_object(usage)).decode()}'
+        details = _NOTHING_READ
+    if usage.HasField("output_details"):
+        if usage.output_details.ByteSize():
+            return f',"usage":{_dumps(usage_object(usage)).decode()}'
+        details += _NOTHING_WRITTEN
+    read_tokens, written_tokens = usage.input_tokens, usage.output_tokens
+    return (
+        f',"usage":{{"prompt_tokens":{read_tokens},"completion_tokens":{written_tokens},'
+        f'"total_tokens":{read_tokens + written_tokens}{details}}}'
+    )
 
 
 def completion_object(run: Run, options: AnswerOptions) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _MESSAGES = tag(ChatSpec, "messages")
 _ROLE = number_tag(Message, "role")
 _TO_TEXT = tag(TextPart, "text"), tag(Part, "text"), tag(Message, "parts")
 """What encloses a text in a message, from the inside."""
-_SHORT = 65_536
+SHORT = 65_536
 """Characters of a text up to which its wire form is worth the copies that it takes."""
 
 
@@ -56,9 +56,9 @@ def add_messages(spec: ChatSpec, messages: Iterable[schemas.Message]) -> None:
     wire: list[bytes] = []
     for index, message in enumerate(messages):
         # With the role, the content is all that a message of two members has.
-        if len(message) == 2 and isinstance(content := message.get("content"), str) and len(content) <= _SHORT:
+        if len(message) == 2 and isinstance(content := message.get("content"), str) and len(content) <= SHORT:
             text = content.encode()
-            wire += _text_head(message["role"], len(text)), text
+            wire += text_head(message["role"], len(text)), text
             continue
         if wire:  # what came before it, first
             spec.MergeFromString(b"".join(wire))
@@ -69,7 +69,7 @@ def add_messages(spec: ChatSpec, messages: Iterable[schemas.Message]) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _text_head(role: str, size: int) -> bytes:
+def text_head(role: str, size: int) -> bytes:
     """Returns what stands before the text of a message of a spec, by the text's size in bytes."""
     head = b""
     for field in _TO_TEXT:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dragoman_edge.dialects.openai.schemas import REQUEST, ChatCompletionRequest, Int32, Int64
+from dragoman_edge.dialects.openai.schemas import REQUEST, ChatCompletionRequest
 from dragoman_edge.errors import EdgeError
 
 if TYPE_CHECKING:
@@ -52,58 +52,16 @@ _LENGTHS = {
 }
 
 
-_NUMBERS: dict[str, tuple[frozenset[type], float, float]] = {
-    "stream": (frozenset({bool}), False, True),
-    "temperature": (frozenset({int, float}), 0, 2),
-    "top_p": (frozenset({int, float}), 0, 1),
-    "max_tokens": (frozenset({int}), 1, Int32),
-    "max_completion_tokens": (frozenset({int}), 1, Int32),
-    "n": (frozenset({int}), 1, 128),
-    "seed": (frozenset({int}), -Int64 - 1, Int64),
-}
-_SPEAKERS = frozenset({"system", "developer", "user", "assistant"})
-
-
-def is_plain(body: dict[str, Any]) -> bool:
-    """Returns whether a body is one of the simplest, as most are: texts and a few numbers, all as they should be.
-
-    The schema accepts all of these as they are. It decides about all others, and knows why one is wrong.
-    """
-    if not body.get("messages"):  # there must be one at least
-        return False
-    for name, value in body.items():
-        if name == "messages":
-            if type(value) is not list:
-                return False
-            for message in value:
-                if type(message) is not dict or len(message) != 2 or type(message.get("content")) is not str:
-                    return False
-                if type(role := message.get("role")) is not str or role not in _SPEAKERS:
-                    return False
-        elif name == "model":
-            if type(value) is not str:
-                return False
-        else:
-            number = _NUMBERS.get(name)
-            if number is None or type(value) not in number[0] or not number[1] <= value <= number[2]:
-                return False
-    return True
-
-
 def check_request(body: dict[str, Any]) -> ChatCompletionRequest:
     """Returns the request, typed.
 
     Raises:
         EdgeError: If it breaks a rule; `param` is the path of the parameter, for example `messages[0].content`.
     """
-    request: ChatCompletionRequest
-    if is_plain(body):
-        request = cast("ChatCompletionRequest", body)
-    else:
-        try:
-            request = _validate(body)
-        except ValidationError as error:
-            raise explain(error.errors(include_url=False, include_input=False), body) from None
+    try:
+        request: ChatCompletionRequest = _validate(body)
+    except ValidationError as error:
+        raise explain(error.errors(include_url=False, include_input=False), body) from None
     if not _RULED.isdisjoint(request):
         for rule in _RULES:
             rule(request)

@@ -138,6 +138,9 @@ class ResponseReader:
             raise broken("it broke off")
         self._end(batch)
 
+    def read_plain(self, data: bytes) -> None:
+        """Reads nothing: every whole answer is read as a batch."""
+
     def read_whole(self, data: bytes, batch: EventBatch) -> None:
         """Reads an answer that came in one piece.
 

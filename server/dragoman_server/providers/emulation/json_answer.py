@@ -18,13 +18,13 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman_server.errors import DragomanError, ProviderError
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.providers.usage import sum_of_calls
-from dragoman_server.providers.wire import text_batch
+from dragoman_server.providers.wire import text_batch, whole_batch
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dragoman.v1.event_pb2 import RunEvent, TextDelta
+    from dragoman.v1.event_pb2 import FinishReason, RunEvent, TextDelta
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.message_pb2 import Role
     from dragoman.v1.usage_pb2 import Usage
@@ -128,6 +128,11 @@ class _JsonGeneration:
     def on_text(self, text: str) -> None:
         """Keeps the text."""
         self.on_events(text_batch(text))
+
+    def on_whole(self, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        """Does what `on_events` and `on_end` do."""
+        self.on_events(whole_batch(text, finish_reason, usage))
+        self.on_end(None)
 
     def on_end(self, failure: Failure | None) -> None:
         """Passes the answer on, or asks again, or gives up."""

@@ -108,6 +108,9 @@ class ResponseReader:
             self._read_frame(frame, batch)
         self._end(batch)
 
+    def read_plain(self, data: bytes) -> None:
+        """Reads nothing: every whole answer is read as a batch."""
+
     def read_whole(self, data: bytes, batch: EventBatch) -> None:
         """Reads an answer that came in one piece: one object, or the chunks of a stream as a list.
 

@@ -22,10 +22,12 @@ from dragoman_server.providers.signatures import unmarked
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from google.protobuf.descriptor import FieldDescriptor
+
     from dragoman.v1.message_pb2 import AudioPart, FilePart, ImagePart, Message, Part, ToolCall
     from dragoman.v1.sampling_pb2 import AudioOutput, Prediction, ResponseFormat
     from dragoman.v1.tool_pb2 import Grammar, NamedTool, Tool, ToolChoice
-    from dragoman_server.providers.base import GenerationRequest
+    from dragoman_server.providers.base import GenerationRequest, PlainChat
     from dragoman_server.providers.json_values import Json
     from dragoman_server.providers.vendors import Quirks
 
@@ -36,6 +38,8 @@ _ROLES: Mapping[int, str] = {
     Role.ROLE_ASSISTANT: "assistant",
     Role.ROLE_TOOL: "tool",
 }
+_OLD_ROLES = {**_ROLES, Role.ROLE_DEVELOPER: "system"}
+"""The words of servers that know no developers."""
 
 
 def encode_request(request: GenerationRequest, quirks: Quirks, mark: bytes) -> bytes:
@@ -50,11 +54,33 @@ def encode_request(request: GenerationRequest, quirks: Quirks, mark: bytes) -> b
         UnsupportedFeature: If the dialect or the server has no word for something that is asked for.
         InvalidRequest: If JSON text within the request is not JSON.
     """
-    return orjson.dumps(request_body(request, quirks, mark))
+    plain = request.plain
+    if plain is not None and plain.spec is request.spec and not quirks.unsupported:
+        body = _plain_body(request.model, plain, quirks)
+    else:
+        body = _body(request, quirks, mark)
+    if request.incremental:
+        body["stream"] = True
+        if quirks.stream_usage:
+            body["stream_options"] = {"include_usage": True}
+            if quirks.obfuscates:
+                body["stream_options"]["include_obfuscation"] = False
+    return orjson.dumps(body)
 
 
-def request_body(request: GenerationRequest, quirks: Quirks, mark: bytes) -> Json:
-    """Returns the body of the request, before it becomes JSON; see `encode_request`."""
+def _plain_body(model: str, plain: PlainChat, quirks: Quirks) -> Json:
+    """Returns what `_body` does, of a conversation that was read already."""
+    roles = _ROLES if quirks.developer_role else _OLD_ROLES
+    messages = [{"role": roles[role], "content": text} for role, text in plain.messages]
+    body: Json = {"model": model, "messages": messages}
+    _write_sampling(body, plain.sampling)
+    if quirks.renames:
+        _rename(quirks, body)
+    return body
+
+
+def _body(request: GenerationRequest, quirks: Quirks, mark: bytes) -> Json:
+    """Returns whom the request asks and what; not how it is to be answered."""
     body: Json = {"model": request.model}
     unsupported = quirks.unsupported
     for descriptor, value in request.spec.ListFields():
@@ -67,14 +93,10 @@ def request_body(request: GenerationRequest, quirks: Quirks, mark: bytes) -> Jso
             _write_messages(body, value, mark)
         else:
             writer(body, value)
-    if quirks.departs:
-        _apply(quirks, body)
-    if request.incremental:
-        body["stream"] = True
-        if quirks.stream_usage:
-            body["stream_options"] = {"include_usage": True}
-            if quirks.obfuscates:
-                body["stream_options"]["include_obfuscation"] = False
+    if quirks.renames:
+        _rename(quirks, body)
+    if not quirks.developer_role or quirks.thoughts_field != _THOUGHTS:
+        body["messages"] = list(_in_their_words(quirks, body.get("messages", ())))
     return body
 
 
@@ -87,13 +109,11 @@ def _refuse(name: str, value: Any, unsupported: frozenset[str]) -> None:
             raise UnsupportedFeature(f"{last} cannot be handed over to this provider", field=path)
 
 
-def _apply(quirks: Quirks, body: Json) -> None:
-    """Says it the way that the server wants it said."""
+def _rename(quirks: Quirks, body: Json) -> None:
+    """Names fields as the server does."""
     for name, theirs in (("max_tokens", quirks.max_tokens_field), ("seed", quirks.seed_field)):
         if theirs != name and name in body:
             body[theirs] = body.pop(name)
-    if not quirks.developer_role or quirks.thoughts_field != _THOUGHTS:
-        body["messages"] = list(_in_their_words(quirks, body.get("messages", ())))
 
 
 def _in_their_words(quirks: Quirks, messages: Iterable[Json]) -> Iterator[Json]:
@@ -242,8 +262,8 @@ def _tool_messages(parts: Iterable[Part], message_index: int) -> list[Json]:
 # Sampling
 
 
-def _write_sampling(body: Json, sampling: Sampling) -> None:
-    for descriptor, value in sampling.ListFields():
+def _write_sampling(body: Json, fields: Iterable[tuple[FieldDescriptor, Any]]) -> None:
+    for descriptor, value in fields:
         theirs = _SAME_IN_SAMPLING.get(descriptor)
         if theirs is not None:
             body[theirs] = value
@@ -418,7 +438,7 @@ FIELDS: Mapping[str, Callable[[Json, Any], None]] = {
     **dict.fromkeys(FOR_THE_SERVER, _skip),
     "include_reasoning": _write_include_reasoning,
     "messages": _write_messages,
-    "sampling": _write_sampling,
+    "sampling": lambda body, sampling: _write_sampling(body, sampling.ListFields()),
     "tools": _write_tools,
     "tool_choice": _write_tool_choice,
     "response_format": _write_response_format,

@@ -15,7 +15,7 @@ from dragoman_server.providers.openai_chat.template import TextTemplate
 from dragoman_server.providers.openai_chat.tool_calls import ToolCalls
 from dragoman_server.providers.openai_chat.usage import encode_usage, usage_of
 from dragoman_server.providers.sse import NamedEvent, SseDecoder, SseFrameTooLarge
-from dragoman_server.providers.wire import FINISHED, TEXT_HEADS, text_event, usage_event
+from dragoman_server.providers.wire import FINISHED, text_event, usage_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,17 +48,11 @@ _FINISH: Mapping[str, FinishReason] = {
     "sensitive": _CONTENT_FILTER,
     "recitation": _CONTENT_FILTER,
 }
-_ENDS = {word: FINISHED[reason] for word, reason in _FINISH.items()}
-"""A choice_finished of choice 0, by the dialect's word."""
 _FAILED_FINISH = frozenset({"error", "abort", "aborted", "cancelled", "network_error", "insufficient_system_resource"})
 """Finish reasons that say that the answer is not finished."""
 
 _UNLIKELY = -9999.0
 """What the dialect writes for a probability too small to tell."""
-
-
-_USAGE_HEADS = tuple(usage_event(bytes(size))[: -size or None] for size in range(64))
-"""What stands before a usage in its wire form, by its size in bytes."""
 
 
 class ResponseReader:
@@ -81,6 +75,7 @@ class ResponseReader:
     _stop_sequence = ""
     _usage: dict[str, Any] | None = None
     _audio_rest = ""
+    _unread: dict[str, Any] | None = None
 
     _template: TextTemplate  # of a stream
 
@@ -143,11 +138,26 @@ class ResponseReader:
         Raises:
             ProviderError: If the provider reports a failure, or the answer makes no sense or is not finished.
         """
-        answer = answer_object(data)
-        if not self._choice_index and (events := _plain_answer(answer)) is not None:
-            batch.MergeFromString(events)
-        else:
-            self._read_answer(answer, batch)
+        answer, self._unread = self._unread or answer_object(data), None
+        self._read_answer(answer, batch)
+
+    def read_plain(self, data: bytes) -> tuple[str, FinishReason, bytes | None] | None:
+        """Returns a whole answer for choice 0 that is text and nothing else, as most are; None for any other.
+
+        Any other is kept, for `read_whole`.
+        """
+        if self._choice_index:
+            return None
+        try:
+            answer = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return None  # `read_whole` says what is wrong
+        if type(answer) is not dict:
+            return None
+        plain = _plain_answer(answer)
+        if plain is None:
+            self._unread = answer
+        return plain
 
     def _read_answer(self, answer: dict[str, Any], batch: EventBatch) -> None:
         """Reads an answer of any shape."""
@@ -319,8 +329,8 @@ class ResponseReader:
             batch.MergeFromString(FINISHED[reason] + usage)
 
 
-def _plain_answer(answer: dict[str, Any]) -> bytes | None:
-    """Returns the batch of an answer for choice 0 that is text and nothing else, as most are; None for any other.
+def _plain_answer(answer: dict[str, Any]) -> tuple[str, FinishReason, bytes | None] | None:
+    """Returns text, finish reason and usage of an answer that is text and nothing else; None for any other.
 
     It is what `ResponseReader._read_answer` makes of it, told in one place because every plain request comes by here.
     """
@@ -331,7 +341,7 @@ def _plain_answer(answer: dict[str, Any]) -> bytes | None:
     if type(choice) is not dict or choice.get("logprobs") or choice.get("stop_reason"):
         return None
     message, word = choice.get("message"), choice.get("finish_reason")
-    if type(message) is not dict or type(word) is not str or word not in _ENDS:
+    if type(message) is not dict or type(word) is not str or word not in _FINISH:
         return None
     text = message.get("content")
     if type(text) is not str or not text:
@@ -339,13 +349,8 @@ def _plain_answer(answer: dict[str, Any]) -> bytes | None:
     for key, value in message.items():
         if value and key != "content" and key != "role":  # servers name what they do not send
             return None
-    data = text.encode()
-    events = (TEXT_HEADS[len(data)] + data if len(data) < len(TEXT_HEADS) else text_event(text)) + _ENDS[word]
-    reported = answer.get("usage")
-    if reported and type(reported) is dict:
-        usage = encode_usage(reported)
-        events += _USAGE_HEADS[len(usage)] + usage if len(usage) < len(_USAGE_HEADS) else usage_event(usage)
-    return events
+    usage = answer.get("usage")
+    return text, _FINISH[word], encode_usage(usage) if usage and type(usage) is dict else None
 
 
 def _is_text(delta: dict[str, Any]) -> bool:

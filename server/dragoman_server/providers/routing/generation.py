@@ -16,6 +16,7 @@ from dragoman_server.telemetry.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dragoman.v1.event_pb2 import FinishReason
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.usage_pb2 import Usage
     from dragoman_server.providers.base import EventBatch, Generation
@@ -44,6 +45,7 @@ class RoutedGeneration:
 
     Attributes:
         target: Which target is asked, or waited for.
+        attempt: Number of the attempt, from 1.
         lost: What the attempt before consumed, as far as its provider told.
         dropped: Fields of the request that the attempt leaves out.
         emulated: Features that the server stands in for in the attempt.
@@ -71,6 +73,7 @@ class RoutedGeneration:
         "_sink",
         "_timer",
         "_told",
+        "attempt",
         "dropped",
         "emulated",
         "lost",
@@ -85,6 +88,7 @@ class RoutedGeneration:
         self._sink = sink
         self._prefer = prefer
         self._count = 0  # of targets asked
+        self.attempt = 1
         self._history: Attempts | None = None
         self._announced: Target | None = None
         self._current: Generation | None = None  # what the provider runs
@@ -119,11 +123,6 @@ class RoutedGeneration:
             raise self._attempts.error(now)
         self._announced = self.target
         route.deadlines.add(self, now)
-
-    @property
-    def attempt(self) -> int:
-        """Number of the attempt, from 1."""
-        return self._count or 1
 
     @property
     def _attempts(self) -> Attempts:
@@ -188,6 +187,19 @@ class RoutedGeneration:
         self._has_content = True
         self.target.answered(self._epoch, self._route.clock() - self._asked_at)
         self.on_events, self.on_text = self._sink.on_events, self._sink.on_text
+
+    def on_whole(self, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        """Takes the whole answer of the attempt: that of the generation."""
+        if self._ended:
+            self.on_end(None)
+            return
+        route = self._route
+        self._current = None
+        self._ended = True
+        self.on_events = self.on_text = _ignore
+        self.target.served(self._epoch, route.clock() - self._asked_at)
+        route.deadlines.discard(self)
+        self._sink.on_whole(text, finish_reason, usage)
 
     def on_end(self, failure: Failure | None) -> None:
         """Takes the end of the attempt: that of the generation, or the beginning of the next attempt."""
@@ -263,9 +275,10 @@ class RoutedGeneration:
         The request is changed as far as the target needs it and the policy allows.
         """
         target, request, route = self.target, self._request, self._route
-        asked = GenerationRequest(
-            request.spec, target.upstream_model, request.choice_index, request.incremental, request.run_id
-        )
+        spec, model, choice_index, incremental, run_id, plain = request
+        asked = request
+        if model != target.upstream_model:
+            asked = GenerationRequest(spec, target.upstream_model, choice_index, incremental, run_id, plain)
         self.dropped = self.emulated = ()
         self.on_events, self.on_text = self._on_first_events, self._on_first_text
         try:
@@ -292,6 +305,7 @@ class RoutedGeneration:
         self._asked_at = now
         self._epoch = target.begin(now, again=self._count > 0)
         self._count += 1
+        self.attempt = self._count
         if self._paused:
             current.pause()
         announced = self._announced

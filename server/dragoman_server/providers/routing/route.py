@@ -81,7 +81,7 @@ class Route:
         What fails before the first content is tried again: on another target at once, on the same one after a wait.
 
         Args:
-            request: The request; its `model` is filled in for each target.
+            request: The request; its `model` is filled in for each target, unless it is there already.
             sink: Takes events, attempts and the end.
             prefer: The target to ask first whatever the strategy says: that of another choice of the same run.
 

@@ -226,7 +226,8 @@ class Target:
         tally.attempts += 1
         tally.retries += again
         self._asked_at = now
-        return self.breaker.begin()
+        breaker = self.breaker
+        return breaker.begin() if breaker.free_at else breaker.epoch
 
     def answered(self, epoch: int, seconds: float) -> None:
         """It gave the first piece of an answer, so long after it was asked."""
@@ -251,6 +252,17 @@ class Target:
             self.in_flight -= 1
         else:
             self.leave()
+
+    def served(self, epoch: int, seconds: float) -> None:
+        """It gave a whole answer, so long after it was asked: `answered` and `ended` in one."""
+        latency = self.latency
+        if latency is None or self._queue is not None or not self.breaker.spotless:
+            self.answered(epoch, seconds)
+            self.ended(epoch, None)
+            return
+        self.latency = latency + LATENCY_WEIGHT * (seconds - latency)
+        self.tally.ended += 1
+        self.in_flight -= 1
 
     def _failed(self, epoch: int, failure: Failure) -> None:
         reason, now, failures = failure.reason, self._clock(), self.tally.failures

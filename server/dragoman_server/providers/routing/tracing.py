@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dragoman_server.telemetry.propagation import outgoing_trace
 
 if TYPE_CHECKING:
+    from dragoman.v1.event_pb2 import FinishReason
     from dragoman.v1.failure_pb2 import Failure
     from dragoman_server.providers.base import EventBatch, Generation, GenerationRequest, GenerationSink
     from dragoman_server.providers.routing.adaptation import Start
@@ -51,6 +52,11 @@ class _TracedSink:
     def on_text(self, text: str) -> None:
         self._answer()
         self._sink.on_text(text)
+
+    def on_whole(self, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
+        self._answer()
+        self._trace.ended(None)
+        self._sink.on_whole(text, finish_reason, usage)
 
     def on_end(self, failure: Failure | None) -> None:
         self._trace.ended(failure)

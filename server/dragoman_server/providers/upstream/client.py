@@ -14,9 +14,11 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from dragoman.outbox import Outbox
 from dragoman.reasons import Reason
 from dragoman_server.errors import ProviderError, Unavailable
 from dragoman_server.providers.upstream.connection import LEAST_PER_TURN, Connection, unreachable
+from dragoman_server.providers.upstream.heads import KnownHeads
 
 if TYPE_CHECKING:
     import ssl
@@ -145,6 +147,22 @@ class Exchange:
             else:
                 handler.on_error(error)
 
+    def finish_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        """Ends the exchange with a whole answer; the connection is free by now. The connection calls it."""
+        if self.done:
+            return
+        self.connection = None
+        if (on_whole := getattr(self.handler, "on_whole", None)) is not None:
+            self.done = True
+            self.handler = _NOBODY
+            self._client.forget(self)
+            on_whole(status, headers, body)
+            return
+        self.handler.on_headers(status, headers)
+        if body:
+            self.handler.on_data(body)
+        self.finish(None)
+
     def overdue(self, now: float, limits: Timeouts) -> str:
         """Returns which limit is exceeded, or nothing."""
         if self.moved:  # the clock is read once per look, not once per read of the socket
@@ -171,7 +189,12 @@ class Client:
         ssl_context: How to encrypt; by default with the certificates of the system.
         resolve: Finds the IP addresses of a host and port, and may refuse them with a ProviderError; connections are
             made to just these. By default the system finds them.
+
+    Attributes:
+        outbox: Takes what connections send; made with the first request.
     """
+
+    outbox: Outbox
 
     def __init__(
         self,
@@ -195,6 +218,7 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._tick = min(1.0, max(0.01, min(timeouts.connect, timeouts.first, timeouts.idle, timeouts.total) / 10))
         self._closed = False
+        self.heads = KnownHeads()
 
     def send(self, request: bytes, handler: ResponseHandler) -> Exchange:
         """Sends a whole request. The handler hears of it on later turns of the loop.
@@ -206,17 +230,17 @@ class Client:
             raise Unavailable("the provider is closed", reason=Reason.SHUTTING_DOWN)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+            self.outbox = Outbox(self._loop)
         exchange = Exchange(self, request, handler)
-        connection = self._take_idle()
-        if connection is not None:
-            exchange.connection = connection
-            connection.begin(exchange)
-        elif self._has_room():
-            self._connect_for(exchange)
-        elif len(self._waiting) < self._max_connections:
-            self._waiting.append(exchange)
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.closing:
+                exchange.connection = connection
+                connection.begin(exchange)
+                break
         else:
-            raise Unavailable("too many requests wait for a connection to the provider")
+            self._send_later(exchange)
         self._active.add(exchange)
         if self._timer is None:
             self._timer = self._loop.call_later(self._tick, self._check)
@@ -240,7 +264,7 @@ class Client:
     def forget(self, exchange: Exchange) -> None:
         """The exchange is done."""
         self._active.discard(exchange)
-        if exchange.connection is None and exchange.task is None and exchange in self._waiting:
+        if self._waiting and exchange in self._waiting:
             self._waiting.remove(exchange)
 
     def bytes_per_turn(self) -> int:
@@ -276,12 +300,14 @@ class Client:
 
     # Connections
 
-    def _take_idle(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.closing:
-                return connection
-        return None
+    def _send_later(self, exchange: Exchange) -> None:
+        """Lets an exchange wait for a connection of its own, or for the next that is free."""
+        if self._has_room():
+            self._connect_for(exchange)
+        elif len(self._waiting) < self._max_connections:
+            self._waiting.append(exchange)
+        else:
+            raise Unavailable("too many requests wait for a connection to the provider")
 
     def _has_room(self) -> bool:
         return len(self._connections) + len(self._connecting) < self._max_connections

@@ -11,9 +11,12 @@ import httptools
 
 from dragoman.reasons import Reason
 from dragoman_server.errors import ProviderError
+from dragoman_server.providers.upstream.heads import HEAD_END, Head, KnownHeads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from dragoman.outbox import Outbox
 
 MAX_HEAD_BYTES = 64 * 1024
 """Largest status line and headers of an answer."""
@@ -23,7 +26,8 @@ class ResponseHandler(Protocol):
     """Receives one answer.
 
     Nothing comes from inside `Client.send`, and nothing after `on_complete`, `on_error` or an abort. A handler never
-    raises; it may abort its exchange at any time.
+    raises; it may abort its exchange at any time. One that has `on_whole` takes an answer that came in one read by it:
+    status, headers and body, instead of three calls.
     """
 
     def on_headers(self, status: int, headers: Mapping[bytes, bytes]) -> None:
@@ -40,7 +44,15 @@ class ResponseHandler(Protocol):
 
 
 class Owner(Protocol):
-    """What a connection tells its pool."""
+    """What a connection tells its pool.
+
+    Attributes:
+        outbox: Takes what is to be sent.
+        heads: The heads of answers that the server sent before.
+    """
+
+    outbox: Outbox
+    heads: KnownHeads
 
     def bytes_per_turn(self) -> int:
         """Returns how many bytes of one connection are worked on before the others have their turn."""
@@ -65,6 +77,9 @@ class Carried(Protocol):
     def finish(self, error: ProviderError | None) -> None:
         """The exchange ends."""
 
+    def finish_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        """The exchange ends with an answer of which the handler has heard nothing yet."""
+
 
 _NOTHING = memoryview(b"")
 
@@ -76,7 +91,8 @@ class Connection(asyncio.Protocol):
     """A keep-alive connection; carries one exchange at a time.
 
     The parser of httptools calls the `on_*` methods from within `data_received`; they only note what came. What was
-    noted is handed over once per read, so that a read with many small chunks is one call of the handler.
+    noted is handed over once per read, so that a read with many small chunks is one call of the handler. An answer that
+    comes in one read, with a head that came before, needs no parser.
     """
 
     def __init__(self, owner: Owner) -> None:
@@ -93,7 +109,9 @@ class Connection(asyncio.Protocol):
         self._headers_complete = False
         self._headers_delivered = False
         self._message_complete = False
+        self._heads = owner.heads
         self._answered = False  # a byte came since the request
+        self._put_in = 0  # at which count of the outbox's flushes the request was put in
         self._keep_alive = False
         self._rest = _NOTHING  # of a long read, for later turns
         self._turn: asyncio.Handle | None = None
@@ -114,7 +132,9 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         if exchange.paused:
             transport.pause_reading()
-        transport.write(exchange.request)
+        outbox = self._owner.outbox
+        self._put_in = outbox.flushes
+        outbox.write(transport, exchange.request)
 
     def close(self) -> None:
         """Closes at once; an exchange that is carried hears nothing."""
@@ -185,20 +205,28 @@ class Connection(asyncio.Protocol):
         if exchange is None:  # nothing was asked
             self.close()
             return
-        self._answered = True
+        first = not self._answered
+        if first:
+            if self._put_in == self._owner.outbox.flushes:  # the request is still here: this is no answer to it
+                self._abandon(exchange)
+                return
+            self._answered = True
+            size = data.find(HEAD_END) + len(HEAD_END)
+            head = self._heads.get(data[:size])
+            if head is not None and head.length == len(data) - size:
+                self._heads.hits += 1
+                self._finish_whole(exchange, head, data[size:])
+                return
         try:
             self._parse(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._deliver(exchange)
-            if not self._message_complete:
-                self._fail(f"the answer is not valid HTTP: {error}")
-            elif self._exchange is exchange:  # complete, but more came: never read that as the next answer
-                self._keep_alive = False
-                self._finish(exchange)
+            self._misunderstood(exchange, error)
             return
         if self._headers_delivered and len(body := self._body) == 1:  # nearly every read of a stream
             exchange.handler.on_data(body.pop())
         elif self._headers_complete:
+            if first and self._message_complete and self._heads.learns:
+                self._learn(data)
             self._deliver(exchange)
         else:
             self._head_bytes += len(data)
@@ -206,6 +234,14 @@ class Connection(asyncio.Protocol):
                 self._fail("the headers of the answer are too large")
             return
         if self._message_complete and self._exchange is exchange:
+            self._finish(exchange)
+
+    def _misunderstood(self, exchange: Carried, error: Exception) -> None:
+        self._deliver(exchange)
+        if not self._message_complete:
+            self._fail(f"the answer is not valid HTTP: {error}")
+        elif self._exchange is exchange:  # complete, but more came: never read that as the next answer
+            self._keep_alive = False
             self._finish(exchange)
 
     def eof_received(self) -> bool:
@@ -261,8 +297,31 @@ class Connection(asyncio.Protocol):
             if self._exchange is exchange:
                 exchange.handler.on_data(data)
 
+    def _learn(self, read: bytes) -> None:
+        """Remembers the head of an answer that one read brought whole, for the next one that begins with it."""
+        headers = self._headers
+        length = headers.get(b"content-length", b"")
+        if self._keep_alive and length.isdigit():
+            head = Head(self._status, headers, int(length), _keep_alive_timeout(headers))
+            self._heads.learn(read, b"".join(self._body), head)
+
+    def _finish_whole(self, exchange: Carried, head: Head, body: bytes) -> None:
+        """Does what the parser, `_deliver` and `_finish` do, for an answer with a head that they have seen before."""
+        self._message_complete = True
+        self._keep_alive = True
+        self.idle_limit = head.idle_limit
+        self._release(exchange)
+        exchange.finish_whole(head.status, head.headers, body)
+
     def _finish(self, exchange: Carried) -> None:
+        self.idle_limit = _keep_alive_timeout(self._headers)
+        self._release(exchange)
+        exchange.finish(None)
+
+    def _release(self, exchange: Carried) -> None:
+        """Lets go of a complete exchange: the connection is free for the next one, or is closed."""
         self._exchange = None
+        self.used = True
         transport = self._transport
         reusable = (
             self._keep_alive
@@ -271,15 +330,11 @@ class Connection(asyncio.Protocol):
             and not transport.get_write_buffer_size()  # answered before the request was sent whole
             and not self._rest  # more came than was asked for
         )
-        self.used = True
-        announced = self._headers.get(b"keep-alive")
-        self.idle_limit = None if announced is None else _keep_alive_timeout(announced)
-        if reusable and exchange.paused:
-            self.resume()
         if not reusable:
             self.close()
+        elif exchange.paused:
+            self.resume()
         self._owner.released(self, reusable=reusable)
-        exchange.finish(None)
 
     def _fail(self, message: str) -> None:
         exchange = self._exchange
@@ -287,17 +342,26 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             exchange.finish(_broken(message))
 
+    def _abandon(self, exchange: Carried) -> None:
+        """Closes a connection that spoke before it was asked; the request, which was not sent, takes another one."""
+        self.close()
+        if not self._owner.stale(self, exchange):
+            exchange.finish(_broken("an answer came before the request was sent"))
+
     def _ends_with_connection(self) -> bool:
         """Whether the body has no other end: neither a length nor chunks."""
         headers = self._headers
         return self._headers_complete and b"content-length" not in headers and b"transfer-encoding" not in headers
 
 
-def _keep_alive_timeout(announced: bytes) -> float | None:
-    for field in announced.split(b","):
-        name, _, value = field.strip().partition(b"=")
-        if name.lower() == b"timeout" and value.isdigit():
-            return float(value)
+def _keep_alive_timeout(headers: Mapping[bytes, bytes]) -> float | None:
+    """Returns for how many seconds the server keeps an idle connection, if it announced that."""
+    announced = headers.get(b"keep-alive")
+    if announced is not None:
+        for field in announced.split(b","):
+            name, _, value = field.strip().partition(b"=")
+            if name.lower() == b"timeout" and value.isdigit():
+                return float(value)
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragoman_server.telemetry.propagation import trace_headers
+from dragoman_server.telemetry.propagation import outgoing_trace, trace_lines
 
 
 def post(head: bytes, body: bytes) -> bytes:
@@ -12,4 +12,5 @@ def post(head: bytes, body: bytes) -> bytes:
         head: The request up to the value of its content length.
         body: The body.
     """
-    return b"%b%d\r\n%b\r\n%b" % (head, len(body), trace_headers(), body)
+    carrier = outgoing_trace.get()
+    return b"%b%d\r\n%b\r\n%b" % (head, len(body), trace_lines(carrier) if carrier else b"", body)

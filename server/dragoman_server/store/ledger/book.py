@@ -24,6 +24,7 @@ from dragoman_server.store.ledger.records import (
     Post,
     Renew,
     Settle,
+    Spend,
     Verdict,
 )
 
@@ -44,9 +45,16 @@ EntryKey = tuple[str, str, str, str]
 """Account, run, step and request key."""
 
 
+def hold_key(act: Act) -> HoldKey | None:
+    """Returns the key of the reservation that must be known before an act is done; None if there is none."""
+    if isinstance(act, Spend):
+        return act.advance_id, ""
+    return act[2:4] if isinstance(act, (Hold, Extend, Settle)) else None
+
+
 def entry_key(act: Act) -> EntryKey:
     """Returns the key of the entry that shows whether an act had been done before."""
-    if isinstance(act, Settle):
+    if isinstance(act, (Settle, Spend)):
         return act.account_id, act.run_id, act.step_id, CHARGE_KEY
     if isinstance(act, Hold):
         return act.account_id, act.run_id, act.step_id, HOLD_KEY
@@ -88,6 +96,8 @@ class Book:
                 return self._hold(act)
             case Settle():
                 return self._settle(act)
+            case Spend():
+                return self._spend(act)
             case Extend():
                 return self._extend(act)
             case Post():
@@ -136,7 +146,9 @@ class Book:
         amount = act.amount_micros
         if balance.available_micros < amount:
             return Outcome(Verdict.SHORT, balance, hold.amount_micros)
-        self._write(Entry(act.entry_id, *act[:2], HOLD, amount, *act[2:4], key, act.time, ""))
+        amount = max(amount, -hold.amount_micros)
+        kind = HOLD if amount > 0 else RELEASE
+        self._write(Entry(act.entry_id, *act[:2], kind, abs(amount), *act[2:4], key, act.time, ""))
         held = hold.amount_micros + amount
         self._open(hold._replace(amount_micros=held))
         return Outcome(Verdict.DONE, self._change(balance, available=-amount, held=amount), held)
@@ -159,6 +171,24 @@ class Book:
         quota = -min(charge, balance.quota_micros)
         changed = self._change(balance, available=rest, held=-hold.amount_micros, quota=quota)
         return Outcome(Verdict.DONE, changed, charge)
+
+    def _spend(self, act: Spend) -> Outcome:
+        balance = self._balance(act.account_id, act.currency)
+        known = self.entries.get((act.account_id, act.run_id, act.step_id, CHARGE_KEY))
+        if known is not None:
+            return Outcome(Verdict.KNOWN, balance, known.amount_micros)
+        advance = self.holds.get((act.advance_id, ""))
+        about = act[:2]
+        if advance is None or advance[2:4] != about:
+            return Outcome(Verdict.MISSING, balance)
+        held = advance.amount_micros
+        charge = min(act.charge_micros, held)
+        if not charge:
+            return Outcome(Verdict.DONE, balance)
+        self._write(Entry(act.charge_id, *about, CHARGE, charge, *act[2:4], CHARGE_KEY, act.time, act.note))
+        self._open(advance._replace(amount_micros=held - charge))
+        quota = -min(charge, balance.quota_micros)
+        return Outcome(Verdict.DONE, self._change(balance, available=0, held=-charge, quota=quota), charge)
 
     def _post(self, act: Post) -> Outcome:
         balance = self._balance(act.account_id, act.currency)

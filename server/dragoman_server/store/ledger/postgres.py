@@ -1,9 +1,10 @@
 """The ledger's writer for PostgreSQL: one connection, used by one thread.
 
 What is frequent, reserving and settling, is one statement for a whole group: it locks the balances in a fixed order,
-gives back what is settled, reserves what the balances then have, and returns which it reserved. What that leaves
-(repeated acts, and reservations that do not fit behind those before them in the group) and what is rare is done by the
-rules of the book, in a transaction that holds the same locks.
+gives back what is settled, reserves what the balances then have, and returns which it reserved. Another statement
+charges what reservations made ahead pay for. What these leave (repeated acts, and those that are not covered behind
+those before them in the group) and what is rare is done by the rules of the book, in a transaction that holds the same
+locks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragoman.reasons import Reason
 from dragoman_server.errors import Unavailable
-from dragoman_server.store.ledger.book import Book, entry_key
+from dragoman_server.store.ledger.book import Book, entry_key, hold_key
 from dragoman_server.store.ledger.records import (
     CHARGE,
     HOLD,
@@ -27,6 +28,7 @@ from dragoman_server.store.ledger.records import (
     Post,
     Renew,
     Settle,
+    Spend,
     Verdict,
 )
 from dragoman_server.telemetry.logs import get_logger
@@ -103,6 +105,47 @@ JOIN changed c USING (account_id, currency)
 UNION ALL
 SELECT 1, n, charged, c.available_micros, c.held_micros, c.quota_micros
 FROM closed JOIN changed c USING (account_id, currency)
+"""
+
+_SPEND = f"""
+WITH spent AS MATERIALIZED (
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[],
+                         %s::text[], %s::bigint[]) WITH ORDINALITY
+    AS s(account_id, currency, run_id, step_id, charge_micros, note, advance_id, charge_id, create_time, n)
+), locked AS MATERIALIZED (
+    SELECT account_id, currency FROM balances
+    WHERE (account_id, currency) IN (SELECT account_id, currency FROM spent)
+    ORDER BY account_id, currency FOR UPDATE
+), ahead AS MATERIALIZED (
+    SELECT h.run_id AS advance_id, account_id, currency, h.amount_micros AS held
+    FROM holds h JOIN locked USING (account_id, currency)
+    WHERE h.step_id = '' AND h.run_id IN (SELECT advance_id FROM spent) FOR UPDATE OF h
+), charged AS (
+    INSERT INTO ledger_entries ({_ENTRY_COLUMNS})
+    SELECT charge_id, account_id, currency, {CHARGE}, charge_micros, run_id, step_id, 'charge', create_time, note
+    FROM (
+        SELECT s.*, sum(charge_micros) OVER (PARTITION BY advance_id ORDER BY n) <= held AS fits
+        FROM spent s JOIN ahead USING (account_id, currency, advance_id)
+    ) judged WHERE fits AND charge_micros > 0
+    ON CONFLICT DO NOTHING RETURNING id
+), done AS MATERIALIZED (
+    SELECT s.* FROM spent s JOIN charged ON charged.id = s.charge_id
+), used AS (
+    UPDATE holds h SET amount_micros = h.amount_micros - d.charged
+    FROM (SELECT advance_id, sum(charge_micros)::bigint AS charged FROM done GROUP BY advance_id) d
+    WHERE (h.run_id, h.step_id) = (d.advance_id, '')
+), changed AS (
+    UPDATE balances b SET
+        held_micros = b.held_micros - d.charged,
+        quota_micros = greatest(0, b.quota_micros - d.charged)
+    FROM (
+        SELECT account_id, currency, sum(charge_micros)::bigint AS charged FROM done GROUP BY account_id, currency
+    ) d
+    WHERE (b.account_id, b.currency) = (d.account_id, d.currency)
+    RETURNING b.account_id, b.currency, b.available_micros, b.held_micros, b.quota_micros
+)
+SELECT n, charge_micros, c.available_micros, c.held_micros, c.quota_micros
+FROM done JOIN changed c USING (account_id, currency)
 """
 
 _MAKE_BALANCES = """
@@ -192,29 +235,38 @@ class PostgresScribe:
 
 
 def _write_group(connection: Connection[Any], acts: Sequence[Act]) -> list[Outcome | None]:
-    """Does what is frequent in one statement; returns None for what is left to do."""
+    """Does what is frequent in a statement or two; returns None for what is left to do."""
     outcomes: list[Outcome | None] = [None] * len(acts)
     holds: list[int] = []
     settles: list[int] = []
+    spends: list[int] = []
+    places = {Hold: holds, Settle: settles, Spend: spends}
     seen = set()
     for index, act in enumerate(acts):
-        if isinstance(act, (Hold, Settle, Extend)):
+        if isinstance(act, (Hold, Settle, Spend, Extend)):
             if act[2:4] in seen:
                 return outcomes  # their order matters
             seen.add(act[2:4])
-        if isinstance(act, Hold):
-            holds.append(index)
-        elif isinstance(act, Settle):
-            settles.append(index)
-    if not holds and not settles:
-        return outcomes
-    asked = zip(*(acts[index] for index in holds), strict=True) if holds else [()] * len(Hold._fields)
-    told = zip(*(acts[index] for index in settles), strict=True) if settles else [()] * len(Settle._fields)
-    rows = connection.execute(_GROUP, [*map(list, asked), *map(list, told)]).fetchall()
-    for kind, n, amount, *sums in rows:
-        index = (settles if kind else holds)[n - 1]
+        if (place := places.get(type(act))) is not None:
+            place.append(index)
+
+    def done(index: int, amount: int, sums: Sequence[int]) -> None:
         outcomes[index] = Outcome(Verdict.DONE, Balance(*acts[index][:2], *sums), amount)
+
+    if holds or settles:
+        asked, told = _transposed(acts, holds, Hold), _transposed(acts, settles, Settle)
+        for kind, n, amount, *sums in connection.execute(_GROUP, [*asked, *told]).fetchall():
+            done((settles if kind else holds)[n - 1], amount, sums)
+    if spends:
+        for n, charged, *sums in connection.execute(_SPEND, _transposed(acts, spends, Spend)).fetchall():
+            done(spends[n - 1], charged, sums)
     return outcomes
+
+
+def _transposed(acts: Sequence[Act], indexes: Sequence[int], kind: type[Act]) -> list[list[Any]]:
+    """Returns the columns of some acts, all of one kind."""
+    columns = zip(*(acts[index] for index in indexes), strict=True) if indexes else [()] * len(kind._fields)
+    return list(map(list, columns))
 
 
 def _write(connection: Connection[Any], acts: Sequence[Act]) -> list[Outcome]:
@@ -245,7 +297,7 @@ def _load(connection: Connection[Any], acts: Sequence[Act]) -> Book:
     accounts = connection.execute(_ACCOUNTS, [[key[0] for key in keys]]).fetchall()
     book = Book({row[0] for row in accounts})
     book.balances = {row[:2]: Balance(*row) for row in balances}
-    steps = {act[2:4] for act in acts if isinstance(act, (Hold, Extend, Settle))}
+    steps = {key for act in acts if (key := hold_key(act)) is not None}
     if steps:
         book.holds = {row[:2]: OpenHold(*row) for row in connection.execute(_HELD, _columns(steps))}
     for row in connection.execute(_WRITTEN, _columns({entry_key(act) for act in acts})):

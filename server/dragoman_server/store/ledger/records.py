@@ -109,7 +109,10 @@ class Hold(NamedTuple):
 
 
 class Extend(NamedTuple):
-    """Adds to a reservation, if there is one and the balance has it. `serial` counts the extensions, from 1."""
+    """Adds to a reservation, if there is one and the balance has it. `serial` counts the extensions, from 1.
+
+    A negative amount gives a part of it back, at most what is reserved.
+    """
 
     account_id: str
     currency: str
@@ -132,6 +135,23 @@ class Settle(NamedTuple):
     note: str
     charge_id: str
     release_id: str
+    time: int
+
+
+class Spend(NamedTuple):
+    """Charges work to a reservation that was made ahead, at most what that still has. Done again, it changes nothing.
+
+    `advance_id` is the run of that reservation; its step is empty. A charge of nothing writes nothing.
+    """
+
+    account_id: str
+    currency: str
+    run_id: str
+    step_id: str
+    charge_micros: int
+    note: str
+    advance_id: str
+    charge_id: str
     time: int
 
 
@@ -169,7 +189,7 @@ class Renew(NamedTuple):
     time: int
 
 
-Act = Hold | Extend | Settle | Post | Renew
+Act = Hold | Extend | Settle | Spend | Post | Renew
 
 
 class Verdict(Enum):
@@ -191,7 +211,8 @@ class Outcome(NamedTuple):
     Attributes:
         verdict: In a word.
         balance: The balance after it.
-        amount_micros: What is reserved (Hold, Extend), what was charged (Settle), or what was added (Post, Renew).
+        amount_micros: What is reserved (Hold, Extend), what was charged (Settle, Spend), or what was added (Post,
+            Renew).
         entry: The entry of a Post, be it of now or before; that of a Hold that had been done before.
     """
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dragoman.reasons import Reason
 from dragoman_server.errors import Unavailable
-from dragoman_server.store.ledger.book import Book, entry_key
-from dragoman_server.store.ledger.records import Balance, Entry, Hold, OpenHold, Post, Renew, Settle, Verdict
+from dragoman_server.store.ledger.book import Book, entry_key, hold_key
+from dragoman_server.store.ledger.records import Balance, Entry, Hold, OpenHold, Settle, Spend, Verdict
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _OPEN = (
 )
 _CLOSE = f"{_NAMED} DELETE FROM holds {_AMONG}"
 
-_MOST_ROWS = 32
+_MOST_ROWS = 64
 """Rows of a statement: a group seldom has more, and one of each size stays prepared."""
 _STATEMENTS = 256
 """Statements that stay prepared."""
@@ -137,21 +137,22 @@ def _write(
         connection: The connection.
         acts: What to do.
         own: Reservations that were open when this process wrote last, and nearly always still are. With it, it is not
-            looked whether new ones had been made before either: hardly any has. None if all must be looked up.
+            looked whether new ones had been made before either, and whether something had been spent before: hardly
+            anything has. None if all must be looked up.
 
     Returns:
         What was written, and what became of each act.
 
     Raises:
         sqlite3.IntegrityError: If a reservation had been made before, and it was not looked.
-        _NotSure: If one may have, because the balance does not have it, or one is not open any more, and it was not
+        _NotSure: If one may have, because the balance does not have it or one is not open any more, and it was not
             looked.
     """
     book = _load(connection, acts, own)
     held = set(book.holds)
     outcomes = [book.do(act) for act in acts]
     closed = list(held - book.holds.keys())
-    if own is not None and any(outcome.verdict is Verdict.SHORT for outcome in outcomes):
+    if own is not None and any(map(_is_doubtful, acts, outcomes)):
         raise _NotSure
     _in_bulk(connection, _ADD, book.added)
     _in_bulk(connection, _OPEN, [book.holds[key] for key in book.opened])
@@ -163,6 +164,13 @@ def _write(
         connection.executemany(_AUDIT, [astuple(audit) for audit in book.audits])
     connection.executemany(_SET, [book.balances[key] for key in book.changed])
     return book, outcomes
+
+
+def _is_doubtful(act: Act, outcome: Outcome) -> bool:
+    """Whether an act may have been done before: if it had, it cannot be done for want of credits, or not wholly."""
+    if isinstance(act, Spend) and outcome.amount_micros < act.charge_micros:
+        return True
+    return outcome.verdict in (Verdict.SHORT, Verdict.MISSING)
 
 
 def _load(connection: sqlite3.Connection, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold] | None) -> Book:
@@ -182,8 +190,9 @@ def _load(connection: sqlite3.Connection, acts: Sequence[Act], own: Mapping[Hold
             accounts.update(row[0] for row in execute(_ACCOUNT, key[:1]))
 
     looked_up = list(acts) if own is None else _take_own(book, acts, own)
-    steps = [act[2:4] for act in looked_up if not isinstance(act, (Post, Renew))]
-    for found in _in_bulk(connection, _HELD, steps):
+    steps = {step for act in looked_up if (step := hold_key(act)) is not None}
+    steps.update((act.advance_id, "") for act in acts if isinstance(act, Spend))  # others may have released it
+    for found in _in_bulk(connection, _HELD, list(steps)):
         for row in json.loads(found):
             hold = OpenHold(*row)
             book.holds[hold[:2]] = hold
@@ -205,7 +214,7 @@ def _take_own(book: Book, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold]) 
     for act in acts:
         if isinstance(act, Settle) and (mine := own.get(act[2:4])) is not None:
             book.holds[act[2:4]] = mine
-        elif not isinstance(act, Hold):
+        elif not isinstance(act, (Hold, Spend)):
             others.append(act)
     return others
 

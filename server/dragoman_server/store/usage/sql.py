@@ -2,94 +2,80 @@
 
 from __future__ import annotations
 
-from itertools import chain
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from sqlalchemy import BigInteger, cast, delete, func, literal, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 
 from dragoman_server.store.tables import accounts, usage_hours, usage_records
 from dragoman_server.store.usage.hours import sums_by_hour
 from dragoman_server.store.usage.records import COUNTS, DIMENSIONS, UsageHour, UsageRecord, UsageSum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy import ColumnElement, Select, Table
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from dragoman_server.store.database import Database
     from dragoman_server.store.usage.records import UsageQuery
+    from dragoman_server.store.usage.sqlite import SqliteUsageWriter
 
 _KEY = UsageHour._fields
 _RECORDS = select(*(usage_records.c[name] for name in UsageRecord._fields))
 _COLUMNS = ", ".join(UsageRecord._fields)
 
-# Records come by the hundred, and SQLAlchemy takes longer for each than everything else that is done for it: these two
-# statements take all of them at once, as parameters or as JSON, whichever the database's driver is faster with.
-_ONE = f"({', '.join('?' * len(UsageRecord._fields))})"
-_SQLITE = f"INSERT INTO usage_records ({_COLUMNS}) VALUES {{}} ON CONFLICT DO NOTHING RETURNING run_id"
+# Records come by the thousand, and SQLAlchemy takes longer for each than everything else that is done for it: this
+# statement takes all of them at once, as JSON.
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # has no annotations
 _TYPES = ", ".join(f"{name} {usage_records.c[name].type.compile(_DIALECT)}" for name in UsageRecord._fields)
-_POSTGRES = f"""\
+_ADD = f"""\
 INSERT INTO usage_records ({_COLUMNS}) SELECT {_COLUMNS} FROM json_to_recordset(%s) AS record ({_TYPES})
 ON CONFLICT DO NOTHING RETURNING run_id"""
-_MOST_AT_ONCE = 512
-"""Records of one statement: SQLite takes 32,766 parameters. Every statement has a power of two of them: each length is
-a prepared statement of its own, and the driver keeps 128 of those, which would take hundreds of megabytes."""
 
+_INSERT_SUMS = postgresql.insert(usage_hours)
+_MORE = {name: usage_hours.c[name] + _INSERT_SUMS.excluded[name] for name in COUNTS}
+_ADD_SUMS = _INSERT_SUMS.on_conflict_do_update(index_elements=_KEY, set_=_MORE)
 
-def _add_sums(insert: Callable[[Table], Any]) -> Any:
-    statement = insert(usage_hours)
-    more = {name: usage_hours.c[name] + statement.excluded[name] for name in COUNTS}
-    return statement.on_conflict_do_update(index_elements=_KEY, set_=more)
-
-
-# The lock keeps accounts from being erased while records of them are added. (SQLite has one writer anyway.)
+# The lock keeps accounts from being erased while records of them are added.
 _KNOWN = select(accounts.c.id).with_for_update(read=True, key_share=True)
 
 
 class SqlUsage:
-    """What runs used; see `UsageStore`."""
+    """What runs used; see `UsageStore`.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: The database.
+        writer: Adds records, if that is a SQLite file.
+    """
+
+    def __init__(self, database: Database, writer: SqliteUsageWriter | None = None) -> None:
         self._database = database
-        self._add_sums = _add_sums(sqlite.insert if database.is_sqlite else postgresql.insert)
+        self._writer = writer
+
+    async def close(self) -> None:
+        """Closes the connection on which records are added, if they have one of their own."""
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.close)
 
     async def add(self, records: Sequence[UsageRecord]) -> int:
         """Does what `UsageStore.add` says."""
+        if self._writer is not None:
+            return await asyncio.to_thread(self._writer.add, records)
         async with self._database.write() as connection:
-            known = await self._known_accounts(connection, records)
+            named = {record.account_id for record in records}
+            known = set((await connection.execute(_KNOWN.where(accounts.c.id.in_(named)))).scalars())
             by_run = {record.run_id: record for record in records if record.account_id in known}
-            rows = list(by_run.values())
-            added = []
-            start = 0
-            while start < len(rows):
-                size = min(_MOST_AT_ONCE, 1 << ((len(rows) - start).bit_length() - 1))
-                ids = await self._insert(connection, rows[start : start + size])
-                added += [by_run[run_id] for run_id in ids]
-                start += size
+            rows = orjson.dumps([row._asdict() for row in by_run.values()]).decode()
+            added = [by_run[run_id] for run_id in (await connection.exec_driver_sql(_ADD, (rows,))).scalars()]
             if added:
                 # In one order everywhere: processes that add to the same hours must not wait in a circle.
                 sums = sorted(sums_by_hour(added).items())
                 names = (*_KEY, *COUNTS)
                 totals = [dict(zip(names, (*hour, *counts), strict=True)) for hour, counts in sums]
-                await connection.execute(self._add_sums, totals)
+                await connection.execute(_ADD_SUMS, totals)
         return len(added)
-
-    async def _known_accounts(self, connection: AsyncConnection, records: Iterable[UsageRecord]) -> set[str]:
-        named = {record.account_id for record in records}
-        return set((await connection.execute(_KNOWN.where(accounts.c.id.in_(named)))).scalars())
-
-    async def _insert(self, connection: AsyncConnection, rows: Sequence[UsageRecord]) -> Iterable[str]:
-        """Inserts records unless they are there; returns the runs of those that were not."""
-        parameters: tuple[Any, ...]
-        if self._database.is_sqlite:
-            statement, parameters = _SQLITE.format(", ".join([_ONE] * len(rows))), tuple(chain.from_iterable(rows))
-        else:
-            statement, parameters = _POSTGRES, (orjson.dumps([row._asdict() for row in rows]).decode(),)
-        return (await connection.exec_driver_sql(statement, parameters)).scalars()
 
     async def page(self, query: UsageQuery, *, limit: int, before: tuple[int, str] | None = None) -> list[UsageRecord]:
         """Does what `UsageStore.page` says."""

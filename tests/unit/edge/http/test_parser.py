@@ -40,7 +40,14 @@ def parse(*pieces: bytes, limits: Limits = LIMITS) -> list[Seen]:
                 break
             body = request.body.take()
             seen.append(
-                Seen(request.method, request.raw_target, request.minor, request.fields(), body, request.keep_alive)
+                Seen(
+                    request.method,
+                    request.head.raw_target,
+                    request.head.minor,
+                    request.fields(),
+                    body,
+                    request.head.keep_alive,
+                )
             )
             parser.request = None
     return seen
@@ -236,7 +243,7 @@ def test_targets(target: str, path: str, query: str) -> None:
     parser.feed(f"OPTIONS {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     request = parser.request
     assert request is not None
-    assert (request.raw_target, request.path, request.query) == (target, path, query)
+    assert (request.head.raw_target, request.path, request.query) == (target, path, query)
 
 
 def test_empty_lines_before_a_request_are_skipped() -> None:
@@ -248,7 +255,7 @@ def test_what_follows_a_request_to_connect_is_not_read() -> None:
     parser.feed(b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n")
     request = parser.request
     assert request is not None
-    assert (request.method, request.path, request.keep_alive) == ("CONNECT", "h:443", False)
+    assert (request.method, request.path, request.head.keep_alive) == ("CONNECT", "h:443", False)
     parser.request = None
     parser.feed(GET + b"\r\n")
     assert parser.request is None
@@ -339,12 +346,12 @@ def test_a_head_that_came_before_says_what_it_says_on_a_new_connection(heads: li
         assert request is not None
         assert again.headers == request.headers
         assert again.fields() == request.fields()
-        assert (again.method, again.path, again.minor) == (request.method, request.path, request.minor)
-        assert (again.keep_alive, again.repeats) == (request.keep_alive, request.repeats)
+        assert (again.method, again.path, again.head.minor) == (request.method, request.path, request.head.minor)
+        assert (again.head.keep_alive, again.head.repeats) == (request.head.keep_alive, request.head.repeats)
         assert again.body.declared == request.body.declared
         assert again.body.take() == request.body.take()
         on_one.request = None
-        if not again.keep_alive:
+        if not again.head.keep_alive:
             return
 
 
@@ -355,3 +362,124 @@ def test_a_known_head_with_another_number_is_checked_like_any_other(number: byte
     parser.request = None
     with pytest.raises(HttpError):
         parser.feed(head % number)
+
+
+def repeatable(wire: bytes, second: bytes) -> RequestParser:
+    """Returns a parser that has read one request, with a second one in its hands or not, if that repeats the first."""
+    parser = RequestParser(LIMITS)
+    assert parser.feed(wire) == b""
+    assert parser.request is not None
+    assert parser.request.body.complete
+    parser.request = None
+    parser.repeated(second)
+    return parser
+
+
+@given(
+    st.tuples(st.sampled_from(KNOWN), st.integers(0, 120)),
+    st.tuples(st.sampled_from(KNOWN), st.integers(0, 120)),
+    st.integers(-2, 2),
+    st.data(),
+)
+def test_what_repeats_a_request_is_what_parsing_it_gives(
+    one: tuple[bytes, int], other: tuple[bytes, int], off: int, data: st.DataObject
+) -> None:
+    """Whatever the bytes are, taking them for a repetition gives what llhttp makes of them, or is left to it."""
+    head, size = one
+    first = head % size + b"x" * size
+    wire = bytearray(other[0] % other[1] + b"y" * max(other[1] + off, 0))
+    if data.draw(st.booleans()):
+        wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.sampled_from(b"0158 :xA-\r\n"))
+    second = bytes(wire)
+    try:
+        (expected,) = parse(second)
+    except (HttpError, ValueError):  # it is none, or not one
+        expected = None
+    request = repeatable(first, second).request
+    if request is not None:
+        assert expected is not None
+        assert request.body.complete
+        seen = (request.method, request.head.raw_target, request.head.minor, request.fields(), request.body.take())
+        assert seen == (expected.method, expected.target, expected.minor, expected.fields, expected.body)
+        assert expected.keep_alive
+
+
+HEAD = b"POST /a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\nContent-Length: %b\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [10, 12, 99])
+def test_a_request_that_repeats_the_last_one_need_not_be_parsed(size: int) -> None:
+    parser = repeatable(HEAD % b"42" + b"x" * 42, HEAD % str(size).encode() + b"y" * size)
+    request = parser.request
+    assert request is not None
+    assert request.body.take() == b"y" * size
+    parser.request = None
+    parser.feed(HEAD % b"5" + b"12345" + GET)  # llhttp goes on as if it had seen it
+    last = parser.request
+    assert last is not None
+    assert last.body.take() == b"12345"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        HEAD % b"42" + b"x" * 41,
+        HEAD % b"42" + b"x" * 43,
+        HEAD % b"042" + b"x" * 42,
+        HEAD % b"+2" + b"x" * 2,
+        HEAD % b"-2",
+        HEAD % b" 2" + b"x" * 2,
+        HEAD % b"2 " + b"x" * 2,
+        HEAD % b"4_2" + b"x" * 42,
+        HEAD % b"42, 42" + b"x" * 42,
+        HEAD % b"99999999999999999999" + b"x" * 42,
+        (HEAD % b"42").replace(b"one", b"two") + b"x" * 42,
+        (HEAD % b"42").replace(b"Length: ", b"Length:") + b"x" * 42,
+        (HEAD % b"42")[:-2] + b"Expect: 100-continue\r\n\r\n" + b"x" * 42,
+        b"\r\n" + HEAD % b"42" + b"x" * 42,
+        HEAD[:20],
+        b"",
+    ],
+)
+def test_what_differs_from_the_last_request_in_anything_else_is_parsed(second: bytes) -> None:
+    assert repeatable(HEAD % b"42" + b"x" * 42, second).request is None
+
+
+@pytest.mark.parametrize("number", [b"007", b"7"])
+def test_leading_zeros_are_read_as_before(number: bytes) -> None:
+    parser = repeatable(HEAD % b"42" + b"x" * 42, b"")
+    assert parser.feed(HEAD % number + b"1234567") == b""
+    request = parser.request
+    assert request is not None
+    assert (request.body.declared, request.body.take()) == (7, b"1234567")
+    parser.request = None
+    assert (parser.repeated(HEAD % number + b"7654321") is None) is (number == b"007")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab",
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nab",
+        CHUNKS + b"2\r\nab\r\n0\r\n\r\n",
+        GET + b"\r\n",
+    ],
+)
+def test_some_requests_are_parsed_however_often_they_come(first: bytes) -> None:
+    assert repeatable(first, first).request is None
+
+
+def test_within_a_request_nothing_is_a_repetition() -> None:
+    wire = HEAD % b"42" + b"x" * 42
+    parser = repeatable(wire, b"")
+    parser.feed(wire[:10])
+    assert parser.repeated(wire) is None
+    parser.feed(wire[10:-1])
+    assert parser.repeated(wire) is None
+    parser.feed(wire[-1:])
+    assert parser.request is not None
+    assert parser.repeated(wire) is None
+    parser.request = None
+    parser.feed(b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n")
+    parser.request = None
+    assert parser.repeated(wire) is None

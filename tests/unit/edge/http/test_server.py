@@ -30,7 +30,7 @@ async def echo(request: Request) -> Response:
         body = await request.read(MOST)
     except BodyError as error:
         return Response(error.code.encode(), {}, error.status, close=True)
-    return Response(f"{request.method} {request.raw_target} ".encode() + body, {})
+    return Response(f"{request.method} {request.head.raw_target} ".encode() + body, {})
 
 
 class Gate:

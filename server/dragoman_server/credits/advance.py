@@ -1,0 +1,288 @@
+"""Credits that are reserved ahead, for accounts that ask for much at a time.
+
+A reservation that is made before a piece of work costs a write to the disk of its own. Where an account asks often, its
+process reserves more at once: an advance. What the next pieces of work can cost is taken from that in memory, and what
+they did cost is charged to it when they end (`Spend`). All that is taken is covered by what is reserved on disk, so
+nobody overdraws; what a dead process had reserved ahead is released like any hold of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from dragoman_server.credits.hold import send_surely
+from dragoman_server.ids import new_id
+from dragoman_server.store.ledger.records import Extend, Hold, Settle, Verdict
+from dragoman_server.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dragoman_server.clock import Clock
+    from dragoman_server.store.ledger.records import Balance, LedgerStore, Outcome
+
+BUSY = 16
+"""How many pieces of work an account begins within `PERIOD` before credits are reserved ahead for it."""
+PERIOD = 1.0
+"""Seconds. An advance from which nothing was taken for as long is given back."""
+WORKS = 64
+"""For how many pieces of work of the present size credits are reserved ahead, at first."""
+MOST_PART = 8
+"""At most this part of what is available is reserved ahead at a time: other processes may want it too."""
+MOST_REMEMBERED = 10_000
+"""Accounts of which it is remembered how often they ask."""
+
+NOTE = "advance"
+"""What the entries say that give back what was reserved ahead."""
+
+logger = get_logger(__name__)
+
+Key = tuple[str, str]
+"""Account and currency."""
+
+
+class Advance:
+    """What is reserved ahead for an account, in one currency.
+
+    Args:
+        ledger: Where it is reserved.
+        account_id: The account.
+        currency: The currency.
+        clock: The time.
+        on_change: Called when it is closed, and again when all of it is given back.
+
+    Attributes:
+        id: Its name in the ledger, where it is a reservation for a run of this id.
+        reserved: What is reserved on disk, less what was charged.
+        taken: What of it is taken by work that goes on, or whose end is not written yet.
+        growing: Whether more was asked for, and the ledger has not answered yet.
+        used: Whether anything was taken since somebody looked, who unsets it.
+        closed: Whether nothing can be taken any more.
+        ended: Whether all of it is given back.
+    """
+
+    __slots__ = (
+        "_about", "_clock", "_ledger", "_on_change", "_serial", "_wanted", "closed", "ended", "growing", "id",
+        "reserved", "taken", "used",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        ledger: LedgerStore,
+        account_id: str,
+        currency: str,
+        clock: Clock,
+        on_change: Callable[[Advance], None],
+    ) -> None:
+        self.id = new_id("adv")
+        self.reserved = 0
+        self.taken = 0
+        self.growing = False
+        self.used = True
+        self.closed = False
+        self.ended = False
+        self._ledger = ledger
+        self._about = (account_id, currency, self.id, "")
+        self._clock = clock
+        self._on_change = on_change
+        self._serial = 0  # of the last extension
+        self._wanted = 0  # what was to be reserved when it grew last
+
+    @property
+    def key(self) -> Key:
+        """The account and the currency."""
+        return self._about[:2]
+
+    @property
+    def free(self) -> int:
+        """What is reserved, and not taken."""
+        return self.reserved - self.taken
+
+    def take(self, amount: int) -> bool:
+        """Takes an amount, unless there is less, or it is nothing; returns whether it did."""
+        taken = self.taken + amount
+        if taken > self.reserved or self.closed or not amount:
+            return False
+        self.taken = taken
+        self.used = True
+        return True
+
+    def settled(self, amount: int, outcome: Outcome) -> None:
+        """Notes that work has ended for which an amount was taken; `outcome` is what became of its `Spend`."""
+        self.taken -= amount
+        self.reserved -= outcome.amount_micros
+        if outcome.verdict is Verdict.MISSING:  # others took this process for dead, and gave it back
+            self.reserved = self.taken
+            self.close()
+        elif self.closed:
+            self._give_back()
+
+    def refill(self, balance: Balance) -> None:
+        """Reserves as much again as it was, if half of it is spent, and the balance has it to spare."""
+        if 2 * self.reserved < self._wanted and not self.closed:
+            self.extend(self._wanted - self.reserved, balance)
+
+    def begin(self, amount: int, owner_id: str) -> None:
+        """Reserves an amount for a process, if the balance has it."""
+        self._grow(Hold(*self._about, amount, owner_id, False, new_id("txn"), self._now()))
+
+    def extend(self, amount: int, balance: Balance) -> None:
+        """Reserves more, if the balance has it to spare."""
+        if not self.growing and (share := _share(amount, balance)):
+            self._grow(self._extension(share))
+
+    def close(self) -> None:
+        """Gives back what is not taken, before whatever is sent to the ledger next, and the rest when its work ends."""
+        if not self.closed:
+            self.closed = True
+            self._on_change(self)
+            self._give_back()
+
+    def _grow(self, act: Hold | Extend) -> None:
+        def told(outcome: Outcome | Exception) -> None:
+            self.growing = False
+            if isinstance(outcome, Exception):  # it may be written nevertheless: then it is given back in the end
+                _log_error(outcome)
+            elif outcome.verdict is Verdict.DONE:
+                self.reserved += act.amount_micros
+            if self.closed:
+                self._give_back()
+            elif not self.reserved:
+                self.close()
+
+        self.growing = True
+        self._wanted = self.reserved + act.amount_micros
+        self._ledger.send(act, told)
+
+    def _give_back(self) -> None:
+        """Gives back what is not taken; all of it, when its last work has ended."""
+        if self.taken:
+            if free := self.free:
+                self.reserved = self.taken  # at once: nobody may take it, whether that is written by now or not
+                self._ledger.send(self._extension(-free), _log_error)
+        elif not self.ended and not self.growing:
+            self.ended = True
+            act = Settle(*self._about, 0, NOTE, new_id("txn"), new_id("txn"), self._now())
+            send_surely(self._ledger, act, self._given_back)
+
+    def _given_back(self, outcome: Outcome | Exception) -> None:
+        _log_error(outcome)
+        self._on_change(self)
+
+    def _extension(self, amount: int) -> Extend:
+        self._serial += 1
+        return Extend(*self._about, self._serial, amount, new_id("txn"), self._now())
+
+    def _now(self) -> int:
+        return int(self._clock() * 1_000_000)
+
+
+class Advances:
+    """What a process has reserved ahead.
+
+    Args:
+        ledger: Where it is reserved.
+        owner_id: The process.
+        clock: The time.
+    """
+
+    def __init__(self, ledger: LedgerStore, owner_id: str, clock: Clock) -> None:
+        self._ledger = ledger
+        self._owner_id = owner_id
+        self._clock = clock
+        self._open: dict[Key, Advance] = {}
+        self._ending: set[Advance] = set()
+        self._all_ended: asyncio.Event | None = None
+        self._asked: dict[Key, tuple[float, int]] = {}  # since when how often, where there is none
+        self._timer: asyncio.TimerHandle | None = None
+        self.find = self._open.get  # what is reserved ahead, if anything is, by account and currency
+
+    def missed(self, balance: Balance, amount: int) -> None:
+        """Notes that credits were reserved for a single piece of work; if that is often so, more are reserved ahead.
+
+        Args:
+            balance: The account's balance after it.
+            amount: How much it was.
+        """
+        key = balance[:2]
+        advance = self._open.get(key)
+        if advance is not None:
+            advance.extend(max(WORKS * amount, advance.reserved), balance)
+        elif self._is_busy(key) and (share := _share(WORKS * amount, balance)):
+            advance = self._open[key] = Advance(self._ledger, *key, self._clock, self._changed)
+            advance.begin(share, self._owner_id)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(PERIOD, self._look)
+
+    def give_back(self, key: Key) -> bool:
+        """Gives back what is reserved ahead and not taken, before whatever is sent to the ledger next.
+
+        Args:
+            key: The account and the currency.
+
+        Returns:
+            Whether there was anything.
+        """
+        advance = self._open.get(key)
+        if advance is None:
+            return False
+        free = advance.free
+        advance.close()
+        return free > 0
+
+    async def end(self, timeout: float) -> None:
+        """Gives everything back, and waits up to `timeout` seconds until that is written."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for advance in list(self._open.values()):
+            advance.close()
+        if self._ending:
+            self._all_ended = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._all_ended.wait(), timeout)
+            except TimeoutError:
+                logger.warning("credits that were reserved ahead are not given back", advances=len(self._ending))
+
+    def _is_busy(self, key: Key) -> bool:
+        """Counts that an account asks; returns whether it does so often."""
+        now = asyncio.get_running_loop().time()
+        since, count = self._asked.get(key, (now, 0))
+        if now - since > PERIOD:
+            since, count = now, 0
+        if len(self._asked) >= MOST_REMEMBERED:
+            self._asked.clear()
+        self._asked[key] = since, count + 1
+        return count + 1 >= BUSY
+
+    def _changed(self, advance: Advance) -> None:
+        if not advance.ended:
+            self._ending.add(advance)
+            del self._open[advance.key]
+            self._asked.pop(advance.key, None)  # it is to ask often again before there is another one
+        else:
+            self._ending.discard(advance)
+            if self._all_ended is not None and not self._ending:
+                self._all_ended.set()
+
+    def _look(self) -> None:
+        """Gives back what is not used any more."""
+        self._timer = None
+        for advance in list(self._open.values()):
+            if advance.used:
+                advance.used = False
+            else:
+                advance.close()
+        if self._open:
+            self._timer = asyncio.get_running_loop().call_later(PERIOD, self._look)
+
+
+def _share(amount: int, balance: Balance) -> int:
+    """Returns how much of an amount is reserved ahead of a balance; nothing if so little is not worth it."""
+    share = min(amount, balance.available_micros // MOST_PART)
+    return share if MOST_PART * share >= amount else 0
+
+
+def _log_error(outcome: Outcome | Exception) -> None:
+    if isinstance(outcome, Exception):
+        logger.warning("what is reserved ahead was not changed", error=str(outcome))

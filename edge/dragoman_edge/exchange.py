@@ -70,6 +70,20 @@ class Exchange:
         """The header whose key counts alone if it is there; see `credential_of`."""
         return self.facts.key_header
 
+    def header(self, name: str) -> str | None:
+        """Returns the value of a header that the core is told of; None if it is not there.
+
+        Raises:
+            EdgeError: If it is not UTF-8.
+        """
+        value = self.request.headers.get(name.lower())
+        if value is not None:
+            try:
+                value.encode()
+            except UnicodeError:
+                raise EdgeError(f"The header {name} is not valid UTF-8.", param=name) from None
+        return value
+
     def query(self) -> dict[str, str]:
         """Returns the query, decoded; of a field that comes twice, the first counts.
 

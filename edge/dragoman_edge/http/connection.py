@@ -149,9 +149,14 @@ class Connection(asyncio.Protocol):
                 self._feed(data)
 
     def pause_writing(self) -> None:
-        """Notes that the client is slow: it must go on reading, or else it is cut off."""
+        """Notes that the client is slow: it must go on reading, or else it is cut off.
+
+        That may show only after an answer, as writes are put off. A body that is awaited or thrown away has a time of
+        its own.
+        """
         self.writing_paused = True
-        self._wait_for_reader()
+        if self._waits is not Waits.BODY and self._waits is not Waits.REST:
+            self._wait_for_reader()
 
     def resume_writing(self) -> None:
         """Notes that the client has caught up."""
@@ -165,6 +170,10 @@ class Connection(asyncio.Protocol):
         request = self._parser.request
         if self.work is _SLOW_READER and request is not None:
             self._answered(request)
+
+    def eof_received(self) -> None:
+        """Writes what is said so far: the transport now closes by itself."""
+        self._server.outbox.flush()
 
     # --- requests
 
@@ -198,6 +207,8 @@ class Connection(asyncio.Protocol):
         request.wire = self
         self._closing = not request.head.keep_alive
         self._waits, self._deadline = Waits.NOTHING, math.inf
+        if self.writing_paused:  # an earlier answer turned out to be too much
+            self._wait_for_reader()
         try:
             answer: Any = self._server.handler(request)
         except Exception:
@@ -297,6 +308,8 @@ class Connection(asyncio.Protocol):
         data, self._backlog = self._backlog, b""
         if not self._closing_down():
             self._feed(data)
+            if self._server.stopping:  # `retire` took this for a request, which it need not be
+                self.retire()
 
     def _broken_body(self, error: BodyError) -> None:
         request = self._parser.request
@@ -328,6 +341,8 @@ class Connection(asyncio.Protocol):
             await request.body.wait(limit)
         finally:
             self._wait(Waits.NOTHING, math.inf)
+            if self.writing_paused:
+                self._wait_for_reader()
 
     def begin(self, request: Request, status: int, headers: Mapping[str, str], first: bytes, *, last: bool) -> Stream:
         """Begins an answer whose length is not known: the head and the first bytes of its body are one write."""

@@ -23,6 +23,9 @@ _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 _LONGEST_LENGTH = 10
 """Digits of a Content-Length that a known head may differ by."""
 
+_LARGEST_KNOWN = 8 * 1024
+"""Bytes of a head up to which it is kept: connections that wait for nothing but a request must hold little."""
+
 
 class _Known(NamedTuple):
     """A head that came on the connection. Clients say the same of themselves each time, but for the length of a body.
@@ -232,7 +235,8 @@ class RequestParser:
         request = Request(head, Body(declared))
         if minor:
             _check_host(request)
-        if declared and keep_alive and "upgrade" not in headers and self._head[:1] != b"\r":
+        repeatable = declared and keep_alive and "upgrade" not in headers and self._head[:1] != b"\r"
+        if repeatable and len(self._head) <= _LARGEST_KNOWN:
             self._remember(head, number.encode())
         return request
 

@@ -181,9 +181,8 @@ async def _open_chat(edge: Edge, exchange: Exchange, request: GenerateRequest, m
         except EdgeError as error:
             if error.reason is not Reason.NOT_FOUND:
                 raise
-    creation = creation_of(
-        request, request.get("persona") or DEFAULT_PERSONA, exchange.request.headers.get("idempotency-key", "")
-    )
+    persona = request.get("persona") or DEFAULT_PERSONA
+    creation = creation_of(request, persona, exchange.header("Idempotency-Key") or "")
     try:
         return _Chat(await begin(edge, creation, metadata), made=True)
     except EdgeError as error:

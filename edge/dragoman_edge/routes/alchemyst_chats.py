@@ -50,7 +50,7 @@ def alchemyst_chats_routes(edge: Edge) -> list[Route]:
 
     async def save_chat(exchange: Exchange) -> Response:
         given = check_save(await read_json_object(exchange.request, edge.settings))
-        request = saved_chat(given, exchange.request.headers.get("idempotency-key", ""))
+        request = saved_chat(given, exchange.header("Idempotency-Key") or "")
         answer = await answer_of(core.CreateConversation(request, metadata=exchange.metadata()))
         return _json(exchange, {"chatId": answer.conversation.short_id}, status=201)
 

@@ -202,7 +202,7 @@ def _apply_etag(exchange: Exchange, request: Any) -> None:
 
 
 def _apply_key(exchange: Exchange, request: Any) -> None:
-    if (key := exchange.request.headers.get("idempotency-key")) is not None:
+    if (key := exchange.header("Idempotency-Key")) is not None:
         request.request_id = key
 
 

@@ -125,18 +125,17 @@ def _apply_headers(exchange: Exchange, request: StreamRunRequest | ExecuteRunReq
         facts.shapes_run = not _SHAPING.isdisjoint(exchange.request.headers)
     if not facts.shapes_run:
         return
-    headers = exchange.request.headers
-    if (key := headers.get("idempotency-key")) is not None:
+    if (key := exchange.header("Idempotency-Key")) is not None:
         if not 0 < len(key) <= 255 or not key.isprintable():
             raise EdgeError("The Idempotency-Key must have 1 to 255 printable characters.", param="Idempotency-Key")
         request.request_id = key
-    if (policy := headers.get(_DISCONNECT.lower())) is not None:
+    if (policy := exchange.header(_DISCONNECT)) is not None:
         _apply_policy(request.spec, policy.strip().lower())
-    if (conversation := headers.get(CONVERSATION.lower())) is not None:
+    if (conversation := exchange.header(CONVERSATION)) is not None:
         request.spec.chat.conversation_id = conversation
-    if (persona := headers.get(PERSONA.lower())) is not None:
+    if (persona := exchange.header(PERSONA)) is not None:
         request.spec.chat.persona = persona
-    if (token_type := headers.get(_TOKEN_TYPE.lower())) is not None and not request.spec.chat.token_type:
+    if (token_type := exchange.header(_TOKEN_TYPE)) is not None and not request.spec.chat.token_type:
         request.spec.chat.token_type = token_type
 
 

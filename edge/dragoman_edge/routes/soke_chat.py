@@ -75,7 +75,7 @@ async def _begin_conversation(
     edge: Edge, exchange: Exchange, checked: Checked, metadata: Metadata
 ) -> Response | Stream:
     """Answers in a new conversation, which is discarded if nothing was said in it."""
-    creation = creation_of(exchange.request.headers.get("idempotency-key", ""))
+    creation = creation_of(exchange.header("Idempotency-Key") or "")
     conversation_id = (await begin(edge, creation, metadata)).id
     turn = _Turn(edge, checked, conversation_id)
     try:

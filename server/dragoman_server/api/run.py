@@ -61,7 +61,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             return abort(context, error)
         if begun.__class__ is not LiveRun:  # it has to be admitted first
             return self._execute(begun, context)
-        return self._executed_later(begun, context) or self._executed(begun)
+        return self._executed_later(begun, context)
 
     @begun_by(begin_execute)
     @mapped

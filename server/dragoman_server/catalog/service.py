@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MAX_REMEMBERED = 4096
 """Most model ids whose route is remembered, if clients may think of them: some providers serve any name."""
 
+LONGEST_NAME = 512
+"""Characters of the longest name of a model that clients may think of: much is remembered by such names."""
+
 
 class Catalog:
     """The models of a server. Made once; providers may become ready, or learn of models, later.
@@ -125,6 +128,9 @@ class Catalog:
             raise InvalidRequest(message, reason=Reason.UPSTREAM_NOT_ALLOWED, field="spec.chat.upstream.base_url")
         if not spec.model:
             raise InvalidRequest("`spec.chat.model` is missing: the upstream server needs it", field="spec.chat.model")
+        if len(spec.model) > LONGEST_NAME:
+            message = f"`spec.chat.model` is longer than {LONGEST_NAME} characters"
+            raise InvalidRequest(message, field="spec.chat.model")
         self._proxy.check(spec.upstream)
         return self._routing.alone(spec.model, self._proxy)
 
@@ -202,6 +208,12 @@ class Catalog:
         provider = self._providers.get(name)
         if provider is not None and slash and upstream_model and _serves(provider, upstream_model):
             made_up = not _lists(provider, upstream_model)
+            if made_up and len(model_id) > LONGEST_NAME:
+                raise NotFound(
+                    f"the name of the model is longer than {LONGEST_NAME} characters, which no model's is",
+                    reason=Reason.MODEL_NOT_FOUND,
+                    field="spec.chat.model",
+                )
             return self._routing.direct(model_id, name, upstream_model, self._check, made_up=made_up)
         if not model_id:
             raise NotFound(

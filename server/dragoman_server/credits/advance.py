@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dragoman_server.clock import Clock
-    from dragoman_server.store.ledger.records import Balance, LedgerStore, Outcome
+    from dragoman_server.store.ledger.records import Balance, LedgerStore, Outcome, Post
 
 BUSY = 16
 """How many pieces of work an account begins within `PERIOD` before credits are reserved ahead for it."""
@@ -30,6 +30,8 @@ WORKS = 64
 """For how many pieces of work of the present size credits are reserved ahead, at first."""
 MOST_PART = 8
 """At most this part of what is available is reserved ahead at a time: other processes may want it too."""
+MOST_LEFT = 4
+"""What is not taken is at most this part of what is available, or half of it is given back, for the same reason."""
 MOST_REMEMBERED = 10_000
 """Accounts of which it is remembered how often they ask."""
 
@@ -57,6 +59,7 @@ class Advance:
         reserved: What is reserved on disk, less what was charged.
         taken: What of it is taken by work that goes on, or whose end is not written yet.
         growing: Whether more was asked for, and the ledger has not answered yet.
+        returning: What is given back, and the ledger has not answered yet.
         used: Whether anything was taken since somebody looked, who unsets it.
         closed: Whether nothing can be taken any more.
         ended: Whether all of it is given back.
@@ -64,7 +67,7 @@ class Advance:
 
     __slots__ = (
         "_about", "_clock", "_ledger", "_on_change", "_serial", "_wanted", "closed", "ended", "growing", "id",
-        "reserved", "taken", "used",
+        "reserved", "returning", "taken", "used",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +82,7 @@ class Advance:
         self.reserved = 0
         self.taken = 0
         self.growing = False
+        self.returning = 0
         self.used = True
         self.closed = False
         self.ended = False
@@ -99,6 +103,11 @@ class Advance:
         """What is reserved, and not taken."""
         return self.reserved - self.taken
 
+    @property
+    def spare(self) -> int:
+        """What no work has taken of what the ledger knows to be reserved."""
+        return self.reserved - self.taken + self.returning
+
     def take(self, amount: int) -> bool:
         """Takes an amount, unless there is less, or it is nothing; returns whether it did."""
         taken = self.taken + amount
@@ -115,13 +124,30 @@ class Advance:
         if outcome.verdict is Verdict.MISSING:  # others took this process for dead, and gave it back
             self.reserved = self.taken
             self.close()
-        elif self.closed:
-            self._give_back()
 
-    def refill(self, balance: Balance) -> None:
-        """Reserves as much again as it was, if half of it is spent, and the balance has it to spare."""
-        if 2 * self.reserved < self._wanted and not self.closed:
+    def adjust(self, balance: Balance) -> None:
+        """Sees to it, when work has ended, that not too much is reserved, nor too little.
+
+        Gives back what is not taken, if it is closed; half of that, if the balance has little besides. Reserves as much
+        again as it was, if half of it is spent, and the balance has it to spare.
+        """
+        if self.closed:
+            self._give_back()
+        elif MOST_LEFT * (free := self.reserved - self.taken) > balance.available_micros:
+            self._return(free - free // 2)
+            self._wanted = self.reserved
+        elif 2 * self.reserved < self._wanted:
             self.extend(self._wanted - self.reserved, balance)
+
+    def give_back(self) -> bool:
+        """Closes it because the balance is short for something that was asked for while it was there.
+
+        Returns:
+            Whether anything was given back since: then it is worth to ask again.
+        """
+        given_back = self.closed or self.free > 0
+        self.close()
+        return given_back
 
     def begin(self, amount: int, owner_id: str) -> None:
         """Reserves an amount for a process, if the balance has it."""
@@ -144,7 +170,7 @@ class Advance:
             self.growing = False
             if isinstance(outcome, Exception):  # it may be written nevertheless: then it is given back in the end
                 _log_error(outcome)
-            elif outcome.verdict is Verdict.DONE:
+            elif outcome.verdict in (Verdict.DONE, Verdict.KNOWN):
                 self.reserved += act.amount_micros
             if self.closed:
                 self._give_back()
@@ -157,14 +183,24 @@ class Advance:
 
     def _give_back(self) -> None:
         """Gives back what is not taken; all of it, when its last work has ended."""
-        if self.taken:
+        if self.taken or self.growing:
             if free := self.free:
-                self.reserved = self.taken  # at once: nobody may take it, whether that is written by now or not
-                self._ledger.send(self._extension(-free), _log_error)
-        elif not self.ended and not self.growing:
+                self._return(free)
+        elif not self.ended:
             self.ended = True
             act = Settle(*self._about, 0, NOTE, new_id("txn"), new_id("txn"), self._now())
             send_surely(self._ledger, act, self._given_back)
+
+    def _return(self, amount: int) -> None:
+        """Gives a part back that is not taken."""
+
+        def told(outcome: Outcome | Exception) -> None:
+            self.returning -= amount
+            _log_error(outcome)
+
+        self.reserved -= amount  # at once: nobody may take it, whether that is written by now or not
+        self.returning += amount
+        self._ledger.send(self._extension(-amount), told)
 
     def _given_back(self, outcome: Outcome | Exception) -> None:
         _log_error(outcome)
@@ -215,21 +251,22 @@ class Advances:
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(PERIOD, self._look)
 
-    def give_back(self, key: Key) -> bool:
-        """Gives back what is reserved ahead and not taken, before whatever is sent to the ledger next.
+    async def submit(self, act: Hold | Post) -> Outcome:
+        """Has the ledger do an act; once more without what is reserved ahead, if the balance is short for it.
 
-        Args:
-            key: The account and the currency.
-
-        Returns:
-            Whether there was anything.
+        Raises:
+            Unavailable: If the database does not answer.
         """
-        advance = self._open.get(key)
-        if advance is None:
-            return False
-        free = advance.free
-        advance.close()
-        return free > 0
+        advance = self._open.get(act[:2])
+        outcome = await self._ledger.submit(act)
+        while outcome.verdict is Verdict.SHORT and advance is not None and advance.give_back():
+            advance = self.at_stake(advance)
+            outcome = await self._ledger.submit(act)
+        return outcome
+
+    def at_stake(self, closed: Advance) -> Advance | None:
+        """Returns what may be given back once more for an act that is sent now, after one has been."""
+        return closed if closed.growing else self._open.get(closed.key)  # what it grows by is given back later
 
     async def end(self, timeout: float) -> None:
         """Gives everything back, and waits up to `timeout` seconds until that is written."""

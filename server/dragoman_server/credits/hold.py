@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PATIENCE = 3
 """How often a settlement is tried before its run is told that it is not written yet; it is tried on all the same."""
 
+MOST_RESERVED = 2**62
+"""No balance ever has so much; databases have no room for more."""
+
 FIRST_PAUSE = 0.5
 MOST_PAUSE = 30.0
 
@@ -102,7 +105,7 @@ class Hold:
     def extend(self, output_tokens: int) -> asyncio.Future[bool]:
         """Reserves enough for each choice to grow to so many tokens; the future tells whether the balance has it.
 
-        One extension at a time: another must wait for the answer.
+        What was taken from an advance does not grow. One extension at a time: another must wait for the answer.
 
         Raises:
             Unavailable: From the future, if the database does not answer.
@@ -116,21 +119,20 @@ class Hold:
             answer.set_result(True)
             return answer
         needed = self._price.at_most(self._input_tokens, output_tokens * self._choices) - self._amount
-        if self._advance is not None:
-            granted = self._advance.take(needed)
-            if granted:
-                self._amount += needed
-                self.output_tokens = self.output_tokens and max(self.output_tokens, output_tokens)
-            answer.set_result(granted)
-            return answer
         self._serial += 1
         act = Extend(*self._about, self._serial, needed, new_id("txn"), self._now())
+        advance = self._advances.find(self._about[:2])
 
         def extended(outcome: Outcome | Exception) -> None:
+            nonlocal advance
             if answer.done():
                 return
             if isinstance(outcome, Exception):
                 answer.set_exception(outcome)
+                return
+            if outcome.verdict is Verdict.SHORT and advance is not None and advance.give_back():
+                advance = self._advances.at_stake(advance)
+                self._ledger.send(act, extended)
                 return
             granted = outcome.verdict in (Verdict.DONE, Verdict.KNOWN)
             if granted:
@@ -184,6 +186,7 @@ class Hold:
         note = f"{rule}, estimated" if charged and usage is not None and usage.estimated else str(rule)
         self._settled = True
         if self._advance is None:
+            amount = min(amount, MOST_RESERVED)  # what is reserved may be more than is known here
             self._act = Settle(*self._about, amount, note, new_id("txn"), new_id("txn"), self._now())
         else:
             amount = min(amount, self._amount)
@@ -207,14 +210,17 @@ class Hold:
             advance.settled(self._amount, outcome)
         charge = self._charge(outcome) if self._charged is None else None
         if advance is not None:
-            advance.refill(outcome.balance)  # after the balance was told: the ledger may answer within this
+            advance.adjust(outcome.balance)  # after the charge was made: the ledger may answer within this
         if charge is not None:
             self._tell(charge)
 
     def _charge(self, outcome: Outcome) -> Charge:
         available = outcome.balance.available_micros
-        if (advance := self._advances.find(self._about[:2])) is not None:
-            available += advance.free
+        advance = self._advances.find(self._about[:2])
+        if advance is not None:
+            available += advance.spare
+        if self._advance is not None and self._advance is not advance:  # it is closed, and gives back what is left
+            available += self._advance.spare
         charge = Charge(currency=self.currency, amount_micros=outcome.amount_micros, available_micros=available)
         if self.lowered:
             charge.lowered_output_tokens = self.output_tokens

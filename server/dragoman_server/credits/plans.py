@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dragoman_server.clock import Clock
+    from dragoman_server.credits.advance import Advances
     from dragoman_server.settings import PlanSettings
     from dragoman_server.store.ledger.records import LedgerStore, Subscription
 
@@ -35,13 +36,17 @@ class Plans:
         plans: The plans as configured.
         currency: The currency of plans that name none.
         clock: The time.
+        advances: What is reserved ahead: it lapses like all that no work holds.
     """
 
-    def __init__(self, ledger: LedgerStore, plans: Iterable[PlanSettings], currency: str, clock: Clock) -> None:
+    def __init__(
+        self, ledger: LedgerStore, plans: Iterable[PlanSettings], currency: str, clock: Clock, advances: Advances
+    ) -> None:
         self._ledger = ledger
         self._plans = {plan.name: plan for plan in plans}
         self._currency = currency
         self._clock = clock
+        self._advances = advances
         self._next: dict[str, tuple[str, float]] = {}  # account: its plan, and until when there is nothing to do
 
     async def renew(self, account_id: str, plan: str) -> None:
@@ -98,6 +103,8 @@ class Plans:
             new_id("txn"),
             int(self._clock() * 1_000_000),
         )
+        if (advance := self._advances.find(act[:2])) is not None:
+            advance.close()
         await self._ledger.submit(act)
         self._remember(account_id, plan, end.timestamp())
 

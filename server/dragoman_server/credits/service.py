@@ -11,7 +11,7 @@ from dragoman_server.audit import audit_entry
 from dragoman_server.authority import require, seen_account
 from dragoman_server.clock import system_clock
 from dragoman_server.credits.advance import Advances
-from dragoman_server.credits.hold import Hold
+from dragoman_server.credits.hold import MOST_RESERVED, Hold
 from dragoman_server.credits.plans import Plans
 from dragoman_server.credits.prices import MOST_REMEMBERED, PriceList
 from dragoman_server.credits.rules import Rule, rule_of
@@ -55,8 +55,6 @@ logger = get_logger(__name__)
 
 MOST_AMOUNT = 10**15
 """Most millionths of one grant or correction."""
-MOST_RESERVED = 2**62
-"""No balance ever has so much; databases have no room for more."""
 MOST_NOTE_CHARS = 500
 MOST_REQUEST_ID_CHARS = 256
 MOST_TRIES = 8
@@ -102,9 +100,9 @@ class Credits:
         self._ledger = ledger
         self._clock = clock
         self._prices = PriceList(settings.prices)
-        self._months = Plans(ledger, self.plans, settings.currency, clock)
         self._owner_id = new_id("own")
         self._advances = Advances(ledger, self._owner_id, clock)
+        self._months = Plans(ledger, self.plans, settings.currency, clock, self._advances)
         self._sweeping: asyncio.Task[None] | None = None
         named = (settings.currency, *settings.currencies, *settings.auto, *(plan.currency for plan in self.plans))
         self._known: dict[tuple[str, str, str], Sequence[tuple[str, Price]]] = {}  # what `_priced` returned
@@ -395,13 +393,11 @@ class Credits:
             work.durable, new_id("txn"), self._now(),
         )  # fmt: skip
         try:
-            outcome = await self._ledger.submit(held)
+            outcome = await self._advances.submit(held)
         except asyncio.CancelledError:
             # It is written all the same, and nobody would know: so it is given back, behind it in the same order.
             self._ledger.send(Settle(*held[:4], 0, Rule.REFUSED, new_id("txn"), new_id("txn"), self._now()), _forget)
             raise
-        if outcome.verdict is Verdict.SHORT and self._advances.give_back(held[:2]):
-            return await self._try(work, currency, price, amount, output_tokens, lowered=lowered)
         if outcome.verdict not in (Verdict.DONE, Verdict.KNOWN):
             return None, outcome
         if outcome.entry is not None:  # it had been made before, perhaps in another currency or of another amount
@@ -434,7 +430,7 @@ class Credits:
         balances = await self._ledger.balances(account_id)
         for index, balance in enumerate(balances):
             if (advance := self._advances.find(balance[:2])) is not None:
-                free = min(advance.free, balance.held_micros)  # they were not read in the same moment
+                free = min(advance.spare, balance.held_micros)  # they were not read in the same moment
                 balances[index] = balance._replace(
                     available_micros=balance.available_micros + free, held_micros=balance.held_micros - free
                 )
@@ -465,9 +461,7 @@ class Credits:
         audit = audit_entry(caller, account_id, now, f"credits.{what}", entry_id, **details)
         key = f"{what}:{request_id or entry_id}"
         post = Post(account_id, currency, kind, amount, key, note, entry_id, now, audit)
-        outcome = await self._ledger.submit(post)
-        if outcome.verdict is Verdict.SHORT and self._advances.give_back(post[:2]):
-            outcome = await self._ledger.submit(post)
+        outcome = await self._advances.submit(post)
         entry = outcome.entry
         if outcome.verdict is Verdict.MISSING:
             raise NotFound(f"account {account_id[:64]!r} does not exist")

@@ -45,7 +45,8 @@ def begun_by(begin: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
     """Decorates a servicer's unary method with a plain function that does its work in the in-process server.
 
     It has the parameters of the method and runs within the call that starts it, so that it must not wait. It returns
-    DEFERRED, or a coroutine that gives the response, which gets a task.
+    DEFERRED, or a coroutine that gives the response, which gets a task. That task may be cancelled before its first
+    step: what must be undone then is better begun in it. Callers that expect a stream get the method itself.
     """
 
     def mark(method: MethodT) -> MethodT:
@@ -177,7 +178,8 @@ class InProcessServer(grpc.aio.Server):
         self._active.add(exchange)
         served = self._registered.get(method.path)
         serving: Coroutine[Any, Any, None] | None
-        if served is None or served.begin is None or method.request_streaming:
+        streams = method.request_streaming or exchange.responses is not None
+        if served is None or served.begin is None or streams:
             serving = self._serve(exchange, method, served, metadata, request)
         else:
             serving = context.run(self._begin, exchange, method, served, metadata, request)

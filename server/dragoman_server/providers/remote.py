@@ -20,6 +20,7 @@ from dragoman_server.providers.signatures import mark_of
 from dragoman_server.providers.upstream.address import parse_base_url
 from dragoman_server.providers.upstream.client import Client, Timeouts
 from dragoman_server.providers.upstream.message import post
+from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     import ssl
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from dragoman_server.providers.upstream.client import Exchange
     from dragoman_server.providers.vendors import Quirks, Vendor
     from dragoman_server.settings import ProviderSettings
+
+logger = get_logger(__name__)
 
 MAX_WHOLE_BYTES = 256 * 1024 * 1024
 """Largest answer in one piece."""
@@ -379,7 +382,7 @@ class _Generation:
                 self.exchange.moved = True
             if reader.done:
                 reader.end_stream(batch)
-        except ProviderError as error:
+        except Exception as error:
             self._deliver_then_fail(batch, error)
             return
         if batch.events:
@@ -399,7 +402,7 @@ class _Generation:
             if self._status != 200:
                 raise self._refusal()
             self._reader.end_stream(batch)
-        except ProviderError as error:
+        except Exception as error:
             self._deliver_then_fail(batch, error)
             return
         self._sink.on_events(batch)
@@ -416,7 +419,7 @@ class _Generation:
         batch = EventBatch()
         try:
             reader.read_whole(data, batch)
-        except ProviderError as error:
+        except Exception as error:
             self._deliver_then_fail(batch, error)
             return
         self._sink.on_events(batch)
@@ -446,7 +449,15 @@ class _Generation:
         self._fail(error)
 
     def _refusal(self) -> ProviderError:
-        return self._provider.dialect.failure_of_status(self._status, self._headers, self._answer())
+        try:
+            return self._provider.dialect.failure_of_status(self._status, self._headers, self._answer())
+        except Exception as error:
+            return self._unreadable(error)
+
+    def _unreadable(self, error: Exception) -> ProviderError:
+        """Returns what it means that reading stumbled: the answer is of a shape that nobody thought of."""
+        logger.warning("an answer could not be read", provider=self._provider.name, exc_info=error)
+        return broken(f"it is of a shape that cannot be read ({type(error).__name__})")
 
     def _keep(self, data: bytes) -> None:
         """Takes note of bytes of an answer in one piece."""
@@ -464,8 +475,11 @@ class _Generation:
     def _answer(self) -> bytes:
         return self._body if isinstance(self._body, bytes) else b"".join(self._body)
 
-    def _deliver_then_fail(self, batch: EventBatch, error: ProviderError) -> None:
-        if batch.events:
+    def _deliver_then_fail(self, batch: EventBatch, error: Exception) -> None:
+        """Ends the generation, after what was read before the failure. What a reader stumbled over is not passed on."""
+        if not isinstance(error, ProviderError):
+            error = self._unreadable(error)
+        elif batch.events:
             self._sink.on_events(batch)
         self._fail(error)
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from dragoman.v1.usage_pb2 import Usage
 
+MOST_TOKENS = 2**40
+"""Counts from here on are nonsense and not believed. The sums of many others still have room in 64 bits."""
+
 
 def sum_of_calls(usage: Usage, before: Usage | None) -> Usage:
     """Returns what a call and those before it consumed together, prompts included.

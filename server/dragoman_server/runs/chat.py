@@ -191,9 +191,13 @@ class ChatWork:
             if isinstance(charge, BaseException):
                 logger.error("a run could not be charged", run_id=self._run.id, error=str(charge))
                 self._fail(charge)
-            elif not self._run.complete_whole(*whole, charge.SerializeToString()):
-                self._unfold()
-                self._complete(usage, RunCompleted(charge=charge))
+                return
+            try:
+                if not self._run.complete_whole(*whole, charge.SerializeToString()):
+                    self._unfold()
+                    self._complete(usage, RunCompleted(charge=charge))
+            except Exception as error:  # the ledger calls this, and could not tell anybody
+                self.crashed(error)
 
         admission.charge(usage, charged)
 

@@ -19,6 +19,7 @@ from dragoman_server.errors import DeadlineExceeded, DragomanError, WatcherTooSl
 from dragoman_server.providers.base import EventBatch
 from dragoman_server.runs.log import EventLog, Subscription
 from dragoman_server.runs.whole import EVENTS, WholeFold, encode_rate_state, encode_record, response_of
+from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from dragoman_server.runs.log import Watcher
     from dragoman_server.runs.retention import Budget
     from dragoman_server.settings import RunSettings
+
+logger = get_logger(__name__)
 
 DEADLINE_SLACK_SECONDS = 0.05
 """How far two timers of one deadline may lie apart: a caller that goes this shortly before it went because of it, and a
@@ -218,8 +221,8 @@ class LiveRun:
         record = encode_record(self.id, self.create_micros, now, model, step, text, finish_reason, usage, charge)
         if rate_state is not None:
             record += encode_rate_state(rate_state)
-        self.whole_record = record
         self._response, self.response_size = response_of(record)
+        self.whole_record = record
         self.outcome = WholeFold(self._response.run, step.provider, now)
         log.complete_whole(EVENTS)
         self._on_end(self)
@@ -241,7 +244,11 @@ class LiveRun:
     def _final_batch(self) -> EventBatch:
         batch = EventBatch()
         if self._work is not None and not self.ended:
-            self._work.final_events(batch)
+            try:
+                self._work.final_events(batch)
+            except Exception:  # whatever it is, the run ends
+                logger.exception("what a run consumed could not be told", run_id=self.id)
+                return EventBatch()
         return batch
 
     def _end(self, batch: EventBatch, *, stop: bool = False) -> None:
@@ -276,7 +283,10 @@ class LiveRun:
     def _tell_waiters(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            waiter()
+            try:
+                waiter()
+            except Exception:  # it is its own fault: the others are told
+                logger.exception("the end of a run could not be told", run_id=self.id)
 
     def _settle(self) -> None:
         """Lets go of the events of a run that nobody can come back to, once it has ended and its readers are gone."""

@@ -351,23 +351,27 @@ class Runs:
         return None if seconds is None else asyncio.get_running_loop().time() + seconds
 
     def _ended(self, run: LiveRun) -> None:
+        """Takes note of a run that has ended. Whatever goes wrong with that: those who wait for the run are told."""
         self._kept.finish(run, asyncio.get_running_loop().time())
         if run.idempotency_key is not None and run.failed_unseen:
             self._free_request_id(run)
-        outcome, usage = run.outcome, self._domains.usage
-        tokens = tokens_of(outcome.usage)
-        nanos = max(0, outcome.end_nanos - run.create_micros * 1000)  # the clock may have been set back meanwhile
-        if run.admission is not None:
-            note = _nothing if usage is None else partial(note_usage, usage, run, nanos, tokens)
-            run.admission.close(run.record(), note)
-        elif usage is not None:
-            note_usage(usage, run, nanos, tokens, None)
-        if self._metrics is not None:
-            self._metrics.run_ended(outcome, nanos, tokens)
-        if self._tracer is not None:
-            self._tracer.run_ended(run.record())
         if self._idle is not None and not self.active:
             self._idle.set()
+        try:
+            outcome, usage = run.outcome, self._domains.usage
+            tokens = tokens_of(outcome.usage)
+            nanos = max(0, outcome.end_nanos - run.create_micros * 1000)  # the clock may have been set back meanwhile
+            if run.admission is not None:
+                note = _nothing if usage is None else partial(note_usage, usage, run, nanos, tokens)
+                run.admission.close(run.record(), note)
+            elif usage is not None:
+                note_usage(usage, run, nanos, tokens, None)
+            if self._metrics is not None:
+                self._metrics.run_ended(outcome, nanos, tokens)
+            if self._tracer is not None:
+                self._tracer.run_ended(run.record())
+        except Exception:
+            logger.exception("a run could not be accounted for", run_id=run.id)
 
     def _free_request_id(self, run: LiveRun) -> None:
         key = run.idempotency_key

@@ -65,6 +65,16 @@ async def test_content_types(site: Site, content_type: str) -> None:
     assert (status, error["code"]) == (415, "unsupported_content_type")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Idempotency-Key", "X-Dragoman-Conversation", "X-Dragoman-Persona", "X-Token-Type", "X-Dragoman-Disconnect"],
+)
+async def test_headers_that_are_not_utf_8(site: Site, name: str) -> None:
+    request = site.raw_request(HELLO, headers=CLOSE | {name: "a?"}).replace(b"a?", b"a\xff")
+    status, error = await error_of(site, request)
+    assert (status, error["param"]) == (400, name)
+
+
 async def test_compressed_bodies(site: Site) -> None:
     status, error = await error_of(site, site.raw_request(b"\x1f\x8b", headers=CLOSE | {"Content-Encoding": "gzip"}))
     assert (status, error["code"]) == (415, "unsupported_content_encoding")

@@ -10,8 +10,8 @@ from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.sampling_pb2 import Modality, Sampling
 from dragoman.v1.tool_pb2 import FunctionTool, Tool
 from dragoman_server.caller import EVERYTHING, Grants
-from dragoman_server.catalog.service import Catalog
-from dragoman_server.errors import NotFound, UnsupportedFeature
+from dragoman_server.catalog.service import LONGEST_NAME, Catalog
+from dragoman_server.errors import InvalidRequest, NotFound, UnsupportedFeature
 from dragoman_server.providers.base import GenerationRequest
 from dragoman_server.providers.registry import known_facts, make_providers
 from dragoman_server.providers.scripted import ScriptedProvider
@@ -73,6 +73,17 @@ async def test_names_that_clients_think_of_take_no_room_from_others(monkeypatch:
         assert full.resolve(named) is full.resolve(named), "its target has one breaker and one queue"
     assert full.resolve("other/0") is full.resolve("other/0")
     assert full.resolve("other/3") is not full.resolve("other/3")
+
+
+def test_names_that_clients_think_of_are_short() -> None:
+    assert catalog().resolve("other/" + "x" * (LONGEST_NAME - 6))
+    with pytest.raises(NotFound) as caught:
+        catalog().resolve("other/" + "x" * (LONGEST_NAME - 5))
+    assert (caught.value.reason, caught.value.field) == (Reason.MODEL_NOT_FOUND, "spec.chat.model")
+    elsewhere: Any = object()  # it is not even asked
+    asked = ChatSpec(model="x" * (LONGEST_NAME + 1), upstream={"base_url": "http://127.0.0.1:9"})
+    with pytest.raises(InvalidRequest, match="longer than"):
+        Catalog([], [], proxy=elsewhere).route(asked)
 
 
 def test_a_model_of_which_nothing_is_known_may_do_anything() -> None:

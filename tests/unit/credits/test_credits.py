@@ -305,10 +305,23 @@ async def test_a_reservation_grows_with_its_answer(store: MemoryStore) -> None:
     await check_sums(store)
 
 
+async def test_a_cost_for_which_databases_have_no_room_is_what_was_reserved(store: MemoryStore) -> None:
+    credits = await credits_with(store, 1000)
+    ledger = SlowLedger(store.ledger)
+    taken = await hold(credits)
+    taken._ledger = ledger
+    charging = taken.settle(usage(2**62, 2**62), "completed")
+    ((act, _),) = ledger._waiting
+    assert isinstance(act, Settle)
+    assert act.charge_micros < 2**63
+    ledger.catch_up()
+    assert (await charging).amount_micros == 210
+
+
 async def test_a_caller_who_leaves_while_credits_are_reserved_gets_them_back(store: MemoryStore) -> None:
     credits = await credits_with(store, 1000)
     ledger = SlowLedger(store.ledger)
-    credits._ledger = ledger
+    credits._ledger = credits._advances._ledger = ledger
     waiting = asyncio.create_task(maybe_hold(credits))
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -13,6 +13,7 @@ from dragoman.v1.event_pb2 import FinishReason
 from dragoman.v1.message_pb2 import Message, Part, ReasoningPart, RefusalPart, Role, TextPart
 from dragoman.v1.run_pb2 import ChatSpec, Choice, Run
 from dragoman.v1.usage_pb2 import InputTokenDetails, OutputTokenDetails, Usage
+from dragoman_edge.dialects.openai import plain
 from dragoman_edge.dialects.openai.answer import AnswerOptions, completion_object, options_of, render_completion
 from dragoman_edge.dialects.openai.messages import add_message
 from dragoman_edge.dialects.openai.plain import read_plain
@@ -22,7 +23,8 @@ from dragoman_edge.errors import EdgeError
 
 TEXTS = st.text(max_size=8)  # surrogates excepted, as in JSON
 NUMBERS = st.integers(-3, 200) | st.sampled_from([2**31 - 1, 2**31, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1])
-VALUES = st.none() | st.booleans() | NUMBERS | st.floats(-1, 3) | TEXTS | st.lists(TEXTS, max_size=2)
+FLOATS = st.floats(-1, 3).map(lambda number: number or 0.0)  # of -0.0, see below
+VALUES = st.none() | st.booleans() | NUMBERS | FLOATS | TEXTS | st.lists(TEXTS, max_size=2)
 ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool", "function", "nobody"])
 MESSAGES = st.fixed_dictionaries(
     {"role": ROLES | VALUES, "content": TEXTS | VALUES}, optional={"name": TEXTS, "tool_call_id": TEXTS}
@@ -55,11 +57,11 @@ def spec_of(request: Any) -> ChatSpec:
 
 @given(PLAIN_BODIES)
 def test_plain_bodies_are_read_in_one_walk_as_in_two(body: dict[str, Any]) -> None:
-    plain = read_plain(body)
-    assert plain is not None
+    read = read_plain(body)
+    assert read is not None
     request = check_request(body)
     assert request == body
-    spec, options, streams = plain
+    spec, options, streams = read
     assert ChatSpec.FromString(spec) == spec_of(request)
     assert options == options_of(request)
     assert streams is bool(request.get("stream"))
@@ -67,12 +69,22 @@ def test_plain_bodies_are_read_in_one_walk_as_in_two(body: dict[str, Any]) -> No
 
 @given(OTHER_BODIES)
 def test_what_passes_for_plain_is_what_the_schema_accepts(body: dict[str, Any]) -> None:
-    plain = read_plain(body)
-    if plain is not None:
+    read = read_plain(body)
+    if read is not None:
         request = check_request(body)
-        spec, *rest = plain
+        spec, *rest = read
         assert ChatSpec.FromString(spec) == spec_of(request)
         assert rest == [options_of(request), bool(request.get("stream"))]
+
+
+@pytest.mark.parametrize("first", [-0.0, 0.0])
+def test_zero_has_no_sign_whoever_asks_first(first: float) -> None:
+    for name in ("temperature", "top_p"):
+        plain._number.cache_clear()
+        for value in (first, -first):
+            read = read_plain({"messages": [{"role": "user", "content": "Hi"}], name: value})
+            assert read is not None
+            assert str(getattr(ChatSpec.FromString(read[0]).sampling, name)) == "0.0"
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": []}, {"messages": None}, {"model": "m"}])

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from dragoman.v1.usage_pb2 import Usage
 from dragoman_server.providers.openai_chat.usage import usage_of
+from dragoman_server.providers.usage import MOST_TOKENS
 
 COUNT = (
     st.integers(0, 300)
     | st.integers(-(2**65), 2**65)
-    | st.sampled_from([0x7F, 0x80, 0x3FFF, 0x4000, None, True, 2.0, "3", [4]])
+    | st.sampled_from([0x7F, 0x80, 0x3FFF, 0x4000, MOST_TOKENS - 1, MOST_TOKENS, None, True, 2.0, "3", [4]])
 )
 READ = ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "text_tokens")
 WRITTEN = (
@@ -30,7 +31,7 @@ def details(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
 
 
 def whole(value: Any) -> int:
-    return int(value) if isinstance(value, int) and 0 < value < 2**63 else 0
+    return int(value) if isinstance(value, int) and 0 < value < MOST_TOKENS else 0
 
 
 @given(

@@ -13,7 +13,7 @@ from dragoman.outbox import Outbox
 from dragoman_server.providers.upstream.address import parse_base_url
 from dragoman_server.providers.upstream.client import Client, Exchange, Timeouts
 from dragoman_server.providers.upstream.connection import Connection
-from dragoman_server.providers.upstream.heads import MAX_SIZE, MOST_KNOWN, Head, KnownHeads
+from dragoman_server.providers.upstream.heads import MAX_HEADERS, MAX_SIZE, MOST_KNOWN, Head, KnownHeads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -239,4 +239,7 @@ def test_heads_that_come_again_are_learnt_anew() -> None:
 def test_large_heads_are_not_kept() -> None:
     heads = KnownHeads()
     heads.learn(answer(b"one", b"X: " + b"x" * MAX_SIZE), b"one", Head(200, {}, 3, None))
+    assert not heads
+    many = {b"%d" % number: b"" for number in range(MAX_HEADERS + 1)}
+    heads.learn(answer(b"one", *(b"%b:" % name for name in many)), b"one", Head(200, many, 3, None))
     assert not heads

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.reasons import Reason
 from dragoman_server.providers import remote
 from dragoman_server.providers.anthropic_messages.dialect import DIALECT as ANTHROPIC
 from dragoman_server.providers.base import GenerationRequest
@@ -31,7 +32,10 @@ ANSWERS: list[Any] = [
     {"choices": [{"message": {"content": "cut off"}, "finish_reason": None}]},
     {"choices": [{"message": {"content": "", "refusal": "no"}, "finish_reason": "stop"}]},
     {"choices": []},
+    {"choices": [{"message": {"content": "a", "tool_calls": 7}, "finish_reason": "stop"}]},
+    {"choices": [{"message": {"audio": {"expires_at": 2**62}}, "finish_reason": "stop"}]},
     {"error": {"message": "too bad"}},
+    {"error": {"message": "too bad", "code": "9" * 5000}},
     [PLAIN],
     {"type": "message", "content": [{"type": "text", "text": "hello"}], "stop_reason": "end_turn"},
     {"candidates": [{"content": {"parts": [{"text": "hello"}]}, "finishReason": "STOP"}]},
@@ -123,6 +127,21 @@ def test_plain_answers_take_the_short_way() -> None:
     recording = played(OPENAI, request._replace(incremental=True), ("on_whole", 200, json, orjson.dumps(PLAIN)))
     assert not recording.whole
     assert recording.text == "hello"
+
+
+@pytest.mark.parametrize("odd", [{"tool_calls": 7}, {"audio": {"expires_at": 2**62}}])
+@pytest.mark.parametrize("incremental", [False, True])
+def test_an_answer_that_no_reader_expects_ends_the_generation(odd: dict[str, Any], incremental: bool) -> None:
+    choice = {"delta": odd, "message": odd, "finish_reason": "stop"}
+    body = orjson.dumps({"choices": [choice]})
+    headers = {b"content-type": b"text/event-stream" if incremental else b"application/json"}
+    sent = b"data: %b\n\n" % body if incremental else body
+    request = GenerationRequest(chat("Hi"), "m", incremental=incremental)
+    recording = played(OPENAI, request, ("on_headers", 200, headers), ("on_data", sent), ("on_complete",))
+    assert not recording.batches
+    (failure,) = recording.ends
+    assert failure is not None
+    assert failure.reason == Reason.PROVIDER_PROTOCOL
 
 
 def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
+from dragoman.v1 import run_service_pb2_grpc
 from dragoman.v1.run_pb2 import DISCONNECT_POLICY_CANCEL
-from dragoman.v1.run_service_pb2 import ExecuteRunRequest
+from dragoman.v1.run_service_pb2 import ExecuteRunRequest, ExecuteRunResponse
 from dragoman_server.api.interceptors import call_id_var, caller_var
 from dragoman_server.api.run import RunServicer
 from dragoman_server.caller import Caller
 from dragoman_server.errors import InvalidRequest
+from dragoman_server.inprocess import InProcessChannel, InProcessServer
 from dragoman_server.runs.service import StartOptions
+from tests.support.runs import chat_spec, engine
+from tests.support.sinks import KeepingSink
 
 CALLER = Caller("default", "key_1")
+METHOD = "/dragoman.v1.RunService/ExecuteRun"
 
 
 class RefusingRuns:
@@ -87,3 +94,39 @@ async def test_without_a_caller_both_ways_refuse() -> None:
             await way(ExecuteRunRequest(), context)
         assert [code for code, _ in context.ended] == [grpc.StatusCode.UNAUTHENTICATED]
     assert runs.asked == []
+
+
+class Admitting(grpc.aio.ServerInterceptor):
+    """Lets every call through at once."""
+
+    def admit(self, _method: str, _metadata: Any) -> bool:
+        caller_var.set(CALLER)
+        return True
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        raise AssertionError("it was admitted")
+
+
+def open_as_a_tunnel_does(channel: InProcessChannel, request: ExecuteRunRequest) -> Callable[[], object]:
+    return channel.open_serialized(METHOD, request.SerializeToString(), KeepingSink()).cancel
+
+
+def call_as_a_stub_does(channel: InProcessChannel, request: ExecuteRunRequest) -> Callable[[], object]:
+    method = channel.unary_unary(METHOD, ExecuteRunRequest.SerializeToString, ExecuteRunResponse.FromString)
+    return method(request).cancel
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+@pytest.mark.parametrize("call", [open_as_a_tunnel_does, call_as_a_stub_does])
+async def test_a_caller_who_goes_at_any_time_takes_the_run_along(call: Any, turns: int) -> None:
+    async with engine() as runs:
+        server = InProcessServer([Admitting()], max_message_bytes=1_000_000)
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(runs), server)
+        cancel = call(server.channel(), ExecuteRunRequest(spec=chat_spec(first_delay=60)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert runs.active == 0
+        await server.stop(None)

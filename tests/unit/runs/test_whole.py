@@ -222,6 +222,37 @@ async def test_a_fault_of_ours_fails_the_run(monkeypatch: pytest.MonkeyPatch) ->
     assert run.response().run == record
 
 
+@pytest.mark.parametrize("kind", ["plain", "watched"])
+@pytest.mark.parametrize("answer", [whole, in_events])
+async def test_who_waits_is_told_whatever_goes_wrong_at_the_end(kind: str, answer: Any) -> None:
+    class Failing:
+        def run_ended(self, *_: object) -> None:
+            raise RuntimeError("a fault")
+
+    def fail() -> None:
+        raise RuntimeError("a fault of the first who waits")
+
+    provider = PlayedProvider("played")
+    runs = engine(provider)
+    runs._metrics = cast("Any", Failing())
+    run = runs.start(CALLER, chat_spec(model="played/m"), StartOptions("ExecuteRun", incremental=False))
+    if kind == "watched":
+        run.watch(Collector(), 0)
+    heard: list[Run] = []
+    run.when_ended(fail)
+    run.when_ended(lambda: heard.append(run.record()))
+    answer(provider.last, "hello", FINISH_REASON_STOP, b"")
+    assert [record.state for record in heard] == [Run.STATE_COMPLETED]
+    assert runs.active == 0
+
+
+async def test_a_run_ends_even_if_its_usage_cannot_be_added_up() -> None:
+    usage = Usage(output_tokens=2**63 - 1).SerializeToString()
+    run, record, _ = play("several", in_events, "hello", FINISH_REASON_STOP, usage)
+    assert record.failure.reason == Reason.INTERNAL
+    assert run.response().run == record
+
+
 class SettledByTest:
     """A hold whose charge the test tells."""
 

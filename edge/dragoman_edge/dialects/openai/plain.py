@@ -52,7 +52,9 @@ def _named(model: str) -> tuple[bytes, AnswerOptions]:
 def _number(name: str, value: float) -> bytes | None:
     """Returns what a number adds to the sampling parameters; None if it is not what it should be."""
     if (highest := _HIGHEST.get(name)) is not None:
-        return fixed_tag(Sampling, name) + pack("<d", value) if 0 <= value <= highest else None
+        if not 0 <= value <= highest:
+            return None
+        return fixed_tag(Sampling, name) + pack("<d", value or 0.0)  # -0.0 and 0.0 are one to what is remembered
     if type(value) is not int:
         return None
     low, high, field = _BETWEEN[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dragoman.v1.usage_pb2 import Usage
+from dragoman_server.providers.usage import MOST_TOKENS
 
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
@@ -41,4 +42,4 @@ def usage_of(known: dict[str, Any]) -> Usage:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**62 else 0
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else 0

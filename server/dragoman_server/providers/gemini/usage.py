@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dragoman.v1.usage_pb2 import InputTokenDetails, OutputTokenDetails, Usage
+from dragoman_server.providers.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,4 +51,4 @@ def _by_modality(reported: Any, names: Mapping[str, str]) -> dict[str, int]:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**63 else 0
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else 0

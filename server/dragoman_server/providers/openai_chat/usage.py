@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragoman.v1.usage_pb2 import InputTokenDetails, OutputTokenDetails, Usage
 from dragoman.wire import number_tag, sized, tag, varint
+from dragoman_server.providers.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,7 @@ _OUTPUT_COUNTS = {
 
 
 def usage_of(reported: dict[str, Any]) -> Usage:
-    """Returns what the provider reported; what it left out or does not count in whole tokens is 0."""
+    """Returns what the provider reported; what it left out or does not count in believable numbers is 0."""
     return Usage.FromString(encode_usage(reported))
 
 
@@ -73,4 +74,4 @@ def _details(field: bytes, reported: Any, tags: Mapping[str, bytes]) -> bytes:
 
 
 def _count(number: bytes, value: Any) -> bytes:
-    return number + varint(value) if isinstance(value, int) and 0 < value < 2**63 else b""
+    return number + varint(value) if isinstance(value, int) and 0 < value < MOST_TOKENS else b""

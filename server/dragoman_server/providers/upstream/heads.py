@@ -13,6 +13,9 @@ MOST_KNOWN = 256
 MAX_SIZE = 2048
 """Bytes of the largest head that is remembered."""
 
+MAX_HEADERS = 64
+"""Headers of the largest head that is remembered: small ones take many times their bytes."""
+
 HEAD_END = b"\r\n\r\n"
 
 
@@ -57,7 +60,9 @@ class KnownHeads(dict[bytes, Head]):
         """
         size = len(read) - head.length
         # Only a head that ends where the body begins says all there was: no interim answer, no chunks.
-        if size > MAX_SIZE or len(body) != head.length or read.find(HEAD_END) + len(HEAD_END) != size:
+        if len(body) != head.length or read.find(HEAD_END) + len(HEAD_END) != size:
+            return
+        if size > MAX_SIZE or len(head.headers) > MAX_HEADERS:
             return
         if len(self) >= MOST_KNOWN:
             self.learns = self.hits > 0

@@ -469,6 +469,12 @@ def test_some_requests_are_parsed_however_often_they_come(first: bytes) -> None:
     assert repeatable(first, first).request is None
 
 
+@pytest.mark.parametrize(("size", "kept"), [(1_000, True), (16_000, False)])
+def test_large_heads_are_not_kept(size: int, kept: bool) -> None:
+    wire = (HEAD % b"42")[:-2] + b"Cookie: " + b"c" * size + b"\r\n\r\n" + b"x" * 42
+    assert (repeatable(wire, wire).request is not None) is kept
+
+
 def test_within_a_request_nothing_is_a_repetition() -> None:
     wire = HEAD % b"42" + b"x" * 42
     parser = repeatable(wire, b"")

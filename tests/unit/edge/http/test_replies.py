@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +12,9 @@ from dragoman_edge.http.request import Request
 from dragoman_edge.http.response import Response
 from tests.support.http_site import http_site
 from tests.support.waiting import PATIENCE, until
+
+if TYPE_CHECKING:
+    from tests.support.http_site import HttpSite
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HEAD = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
@@ -237,6 +241,56 @@ class TestSlowReaders:
             await until(lambda: site.counts.open_connections == 0)
             client.writer.close()
 
+    async def test_that_a_client_is_slow_may_show_when_its_answer_is_given(self) -> None:
+        """It is not begun again with what still comes of the request."""
+        begun: list[Request] = []
+
+        def refusing(request: Request) -> Response:
+            begun.append(request)
+            return too_much_for(request)
+
+        async with http_site(refusing, unsent=1000) as site:
+            with narrow_connection(site) as client:
+                client.sendall(post(b"x" * 1000)[:-500])
+                await until(lambda: begun)
+                (connection,) = site.server.connections()
+                await until(lambda: connection.writing_paused)
+                client.sendall(b"x" * 100)
+                await asyncio.sleep(0.05)
+                assert len(begun) == 1
+
+    async def test_that_a_client_is_slow_may_show_before_its_next_request_begins(self) -> None:
+        begun: list[str] = []
+
+        async def waiting(request: Request) -> Response:
+            await asyncio.sleep(PATIENCE)
+            return Response(b"", {})
+
+        def handler(request: Request) -> Any:
+            begun.append(request.path)
+            return too_much_for(request) if request.path == "/" else waiting(request)
+
+        async with http_site(handler, unsent=1000, stall=0.2) as site:
+            with narrow_connection(site) as client:
+                client.sendall(post(b"1") + post(b"2", b"/wait"))
+                await until(lambda: site.counts.open_connections == 1 and begun[-1:] == ["/wait"])
+                await until(lambda: site.counts.open_connections == 0, PATIENCE / 2)
+
+
+def narrow_connection(site: HttpSite) -> socket.socket:
+    """Opens a connection on which the kernel keeps little of what is not read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    client.connect(("127.0.0.1", site.port))
+    return client
+
+
+def too_much_for(request: Request) -> Response:
+    """Returns an answer that is written with those of others, and yet more than a narrow connection keeps."""
+    wire: Any = request.wire
+    wire.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    return Response(b"x" * 15_000, {})
+
 
 class TestTheEnd:
     async def test_an_answer_that_is_waited_for_still_comes_and_the_connection_closes(self) -> None:
@@ -253,6 +307,38 @@ class TestTheEnd:
             client.writer.close()
             idle.writer.close()
         assert later.cancelled == []
+
+    @pytest.mark.parametrize("more", [b"", b"2"])
+    async def test_it_comes_when_the_next_request_is_about_to_begin(self, more: bytes) -> None:
+        later = Later()
+        async with http_site(later) as site:
+            client = await site.connect()
+            client.writer.write(post(b"1") + (HEAD % (b"/", 1) + more)[: None if more else -1])
+            await until(lambda: later.waiting)
+            stopping = asyncio.create_task(site.server.stop(2 * PATIENCE))
+            later.answer()  # before the server stops, which it does before the next request
+            assert await client.answer() == (200, b"1")
+            if more:
+                await until(lambda: later.waiting)
+                later.answer()
+                assert await client.answer() == (200, b"2")
+            assert await client.rest() == b""
+            await stopping
+            client.writer.close()
+
+    async def test_a_client_that_sends_no_more_gets_what_was_said_before(self) -> None:
+        later = Later()
+        async with http_site(later) as site:
+            client = await site.connect()
+            client.writer.write(post(b"1"))
+            await until(lambda: later.waiting)
+            (connection,) = site.server.connections()
+            later.answer()
+            connection.eof_received()  # within this turn of the loop
+            assert connection.transport is not None
+            connection.transport.close()
+            assert await client.answer() == (200, b"1")
+            client.writer.close()
 
     async def test_what_takes_too_long_is_cancelled(self) -> None:
         later = Later()

@@ -9,19 +9,15 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from dragoman.reasons import Reason
-from dragoman_server.errors import Unavailable
 from dragoman_server.store.ledger.book import Book, entry_key, hold_key
 from dragoman_server.store.ledger.records import Balance, Entry, Hold, OpenHold, Settle, Spend, Verdict
-from dragoman_server.telemetry.logs import get_logger
+from dragoman_server.store.sqlite_errors import unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dragoman_server.store.ledger.book import HoldKey
     from dragoman_server.store.ledger.records import Act, Outcome
-
-logger = get_logger(__name__)
 
 _BALANCE = (
     "SELECT account_id, currency, available_micros, held_micros, quota_micros FROM balances"
@@ -101,10 +97,7 @@ class SqliteScribe:
                     connection.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise Unavailable("the database is too busy; try again") from error
-            logger.error("the database does not answer", error=str(error))
-            raise Unavailable("the database does not answer; try again", reason=Reason.STORE_UNAVAILABLE) from error
+            raise unavailable(error) from error
         for act in acts:
             if isinstance(act, Settle):
                 self._own.pop(act[2:4], None)

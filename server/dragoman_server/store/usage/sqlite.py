@@ -10,16 +10,12 @@ import threading
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dragoman.reasons import Reason
-from dragoman_server.errors import Unavailable
+from dragoman_server.store.sqlite_errors import unavailable
 from dragoman_server.store.usage.hours import sums_by_hour
 from dragoman_server.store.usage.records import COUNTS, UsageHour, UsageRecord
-from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-logger = get_logger(__name__)
 
 _ROW = f"({', '.join('?' * len(UsageRecord._fields))})"
 _ADD = f"INSERT INTO usage_records ({', '.join(UsageRecord._fields)}) VALUES {{rows}} ON CONFLICT DO NOTHING"
@@ -61,11 +57,7 @@ class SqliteUsageWriter:
                 except _SomeKnownError:  # as after a commit of which it is not known how it ended
                     return _add(connection, records, all_new=False)
             except sqlite3.OperationalError as error:
-                if "locked" in str(error):
-                    raise Unavailable("the database is too busy; try again") from error
-                logger.error("the database does not answer", error=str(error))
-                reason = Reason.STORE_UNAVAILABLE
-                raise Unavailable("the database does not answer; try again", reason=reason) from error
+                raise unavailable(error) from error
 
     def close(self) -> None:
         """Closes the connection; it is made again when it is needed."""

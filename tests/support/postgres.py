@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -46,7 +47,7 @@ def _account() -> str | None:
 def throwaway_postgres(binaries: Path) -> Iterator[str]:
     """Runs a server and gives the URL of an empty database in it."""
     account = _account()
-    as_account: dict[str, Any] = {"user": account, "group": _group(account), "extra_groups": []} if account else {}
+    as_account = _as_account(account) if account else []
     environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as name:  # a socket's path has room for 107 bytes
         folder = Path(name)
@@ -69,16 +70,15 @@ def throwaway_postgres(binaries: Path) -> Iterator[str]:
         with log.open("wb") as output:
             run: dict[str, Any] = {
                 "cwd": folder, "env": environment, "stdin": subprocess.DEVNULL, "stdout": output, "stderr": output,
-                **as_account,
             }  # fmt: skip
-            if subprocess.run(initialise, timeout=START_TIMEOUT, **run).returncode:
+            if subprocess.run([*as_account, *initialise], timeout=START_TIMEOUT, **run).returncode:
                 raise RuntimeError(f"initdb failed:\n{log.read_text()}")
             options = {
                 "listen_addresses": "", "unix_socket_directories": folder, "max_connections": 60,
                 "fsync": "off", "shared_buffers": "16MB",
             }  # fmt: skip
             settings = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
-            server = subprocess.Popen([binaries / "postgres", "-D", data, *settings], **run)
+            server = subprocess.Popen([*as_account, binaries / "postgres", "-D", data, *settings], **run)
         try:
             url = f"postgresql://dragoman@/postgres?host={folder}"
             _await_start(server, url, log)
@@ -92,10 +92,17 @@ def throwaway_postgres(binaries: Path) -> Iterator[str]:
                 server.wait(STOP_TIMEOUT)
 
 
-def _group(account: str) -> int:
+def _as_account(account: str) -> list[str]:
+    """Returns the beginning of a command that runs the rest of it as another user.
+
+    `subprocess` could do that itself, but would fork for it, where it does not else; and gRPC, whose threads a fork
+    starts again in the child, may end the child before it has become the command.
+    """
     import pwd
 
-    return pwd.getpwnam(account).pw_gid
+    entry = pwd.getpwnam(account)
+    become = f"os.setgroups([]); os.setgid({entry.pw_gid}); os.setuid({entry.pw_uid})"
+    return [sys.executable, "-I", "-S", "-c", f"import os, sys; {become}; os.execv(sys.argv[1], sys.argv[1:])"]
 
 
 def _await_start(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

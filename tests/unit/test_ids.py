@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import time
 import uuid
 
@@ -38,20 +39,26 @@ def test_ids_differ_by_more_than_their_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert {bits[4] for bits in random_bits} == set("89ab")
 
 
-def test_a_forked_process_makes_ids_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time_ns() + 10**15
-    monkeypatch.setattr(time, "time_ns", lambda: now)
-    monkeypatch.setattr(ids, "_high", 0)
-    ids.uuid7()  # there is randomness left over
-    now += 10**9
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(write_end, ids.uuid7().encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    made, own = os.read(read_end, 64).decode(), ids.uuid7()
-    os.close(read_end)
-    os.close(write_end)
+FORKING = """
+import os, time
+from dragoman_server import ids
+
+time.time_ns = lambda: 10**18
+ids.uuid7()  # there is randomness left over
+time.time_ns = lambda: 10**18 + 10**9
+read_end, write_end = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(write_end, ids.uuid7().encode())
+    os._exit(0)
+os.close(write_end)
+os.waitpid(child, 0)
+print(os.read(read_end, 64).decode(), ids.uuid7())
+"""
+
+
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60, check=True)
+    made, own = done.stdout.split()
     assert made[:12] == own[:12]
     assert made[12:] != own[12:]

@@ -11,7 +11,7 @@ import pytest
 
 from dragoman.reasons import Reason
 from dragoman.v1.run_pb2 import DisconnectPolicy, Run
-from tests.e2e.edge.conftest import SETTINGS
+from tests.e2e.edge.conftest import SETTINGS, holds_briefly
 from tests.support.fake_core import RUN_ID, CallFailed, completed, failed, finished, finished_run, started, text, usage
 from tests.support.waiting import at_rest, until
 
@@ -237,6 +237,7 @@ async def test_a_call_that_ends_before_its_run_is_an_error(site: Site, end: Call
 class TestSilence:
     """The upstream is silent for longer than the status line is held."""
 
+    @holds_briefly
     async def test_then_it_answers(self, site: Site) -> None:
         script = site.core.script()
         async with asyncio.timeout(10), site.client.post(URL, json=STREAM) as answer:  # the status comes without a word
@@ -251,6 +252,7 @@ class TestSilence:
         assert "late" in rest
         assert rest.endswith("data: [DONE]\n\n")
 
+    @holds_briefly
     async def test_then_it_fails(self, site: Site) -> None:
         script = site.core.script()
         async with asyncio.timeout(10), site.client.post(URL, json=STREAM) as answer:

@@ -17,6 +17,7 @@ from yarl import URL
 from dragoman.reasons import Reason
 from dragoman.v1.catalog_service_pb2 import Model
 from dragoman.v1.run_pb2 import DisconnectPolicy, Run
+from tests.e2e.edge.conftest import holds_briefly
 from tests.support.fake_core import (
     RUN_ID,
     CallFailed,
@@ -240,18 +241,21 @@ class TestStreams:
             *_, last = json.loads(await answer.text())
         assert last["error"]["message"] == "Bye."
 
+    @holds_briefly
     async def test_keep_alives_hold_nothing_that_sdks_choke_on(self, site: Site) -> None:
         wire = await slowly(site, SSE, b"\n\n\n\n")
         assert wire.startswith("\n\n")  # committed before there was anything to say
         assert {line for line in wire.split("\n") if not line.startswith("data: ")} == {""}
         check(events_of(wire))
 
+    @holds_briefly
     async def test_keep_alives_in_an_array(self, site: Site) -> None:
         wire = await slowly(site, {}, b"}\n")
         assert wire.startswith("\n")
         check(json.loads(wire))
 
     @pytest.mark.parametrize("query", [SSE, {}])
+    @holds_briefly
     async def test_a_failure_after_nothing_but_keep_alives(self, site: Site, query: dict[str, str]) -> None:
         script = site.core.script()
         async with site.client.post(STREAM, json=HELLO, params=query) as answer:

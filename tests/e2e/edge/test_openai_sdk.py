@@ -14,6 +14,7 @@ from dragoman.reasons import Reason
 from dragoman.v1.catalog_service_pb2 import Model
 from dragoman.v1.event_pb2 import FinishReason, RunEvent
 from dragoman.v1.run_pb2 import Run
+from tests.e2e.edge.conftest import holds_briefly
 from tests.support.fake_core import RUN_ID, CallFailed, completed, failed, finished, finished_run, started, text, usage
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ async def test_several_choices_interleaved(site: Site, sdk: openai.AsyncOpenAI) 
     assert script.request.spec.chat.sampling.choice_count == 2
 
 
+@holds_briefly
 async def test_pings_are_not_seen(site: Site, sdk: openai.AsyncOpenAI) -> None:
     script = site.core.script()
     stream = await sdk.chat.completions.create(model="fast", messages=HELLO, stream=True)  # held, then committed

@@ -28,7 +28,7 @@ async def core() -> AsyncIterator[Core]:
 async def sdk(request: pytest.FixtureRequest, core: Core) -> AsyncIterator[openai.AsyncOpenAI]:
     async with (
         channel_to(core, request.param) as channel,
-        running_edge(channel, hold_headers=0.3, keep_alive=0.1) as edge,
+        running_edge(channel, hold_headers=5, keep_alive=0.1) as edge,
         openai.AsyncOpenAI(api_key=KEY, base_url=f"{url_of(edge)}/v1", max_retries=0, timeout=20) as client,
     ):
         yield client

@@ -20,7 +20,7 @@ MOST_REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What an operation with a model costs, in millionths of a currency; tokens by the million.
+    """What an operation with a model costs, in millionths of a currency; tokens by the million. Sums are rounded up.
 
     Attributes:
         request: For each request.
@@ -41,15 +41,16 @@ class Price:
 
     def at_most(self, input_tokens: int, output_tokens: int) -> int:
         """Returns the most that so many tokens can cost, whatever of them is read from a cache."""
-        return self._sum(max(self.input, self.cached_input) * input_tokens + self.output * output_tokens)
+        dearest = self.input if self.input >= self.cached_input else self.cached_input
+        return self.request - -(dearest * input_tokens + self.output * output_tokens) // MILLION
 
     def of(self, usage: Usage) -> int:
         """Returns what was consumed costs."""
-        if self.cached_input == self.input:
-            return self._sum(self.input * usage.input_tokens + self.output * usage.output_tokens)
-        cached = min(usage.input_details.cached_tokens, usage.input_tokens)
-        fresh = usage.input_tokens - cached
-        return self._sum(self.input * fresh + self.cached_input * cached + self.output * usage.output_tokens)
+        tokens = self.input * usage.input_tokens + self.output * usage.output_tokens
+        if self.cached_input != self.input:
+            cached = min(usage.input_details.cached_tokens, usage.input_tokens)
+            tokens += (self.cached_input - self.input) * cached
+        return self.request - -tokens // MILLION
 
     def buys(self, amount: int, input_tokens: int) -> int:
         """Returns how many written tokens an amount buys, beside a request and what it reads.
@@ -58,9 +59,6 @@ class Price:
         """
         rest = (amount - self.request) * MILLION - max(self.input, self.cached_input) * input_tokens
         return rest // self.output
-
-    def _sum(self, tokens: int) -> int:
-        return self.request - -tokens // MILLION  # rounded up, once
 
 
 class PriceList:

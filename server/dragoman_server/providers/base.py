@@ -61,12 +61,15 @@ class PlainChat(NamedTuple):
         model: What the client asked for.
         messages: Who speaks, as `dragoman.v1.Role`, and the text, which is not empty.
         sampling: The fields that are set.
+        message_bytes: How large the messages are together in their wire form, each without its tag and size; 0 if that
+            is not known.
     """
 
     spec: ChatSpec
     model: str
     messages: Sequence[tuple[int, str]]
     sampling: Sequence[tuple[FieldDescriptor, Any]]
+    message_bytes: int = 0
 
 
 class GenerationRequest(NamedTuple):

@@ -16,7 +16,7 @@ from dragoman.v1.event_pb2 import RunCompleted
 from dragoman.v1.run_pb2 import ChatSpec, Run
 from dragoman_server.credits.service import Rule, rule_of
 from dragoman_server.errors import Forbidden, Unimplemented
-from dragoman_server.runs.usage import prompt_tokens
+from dragoman_server.runs.usage import plain_prompt_tokens, prompt_tokens
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -87,11 +87,6 @@ class Admission:
         """Whether the end of the run has to wait until something is on disk."""
         return self.hold is not None or self.turn is not None
 
-    @property
-    def only_charges(self) -> bool:
-        """Whether a charge is all that has to be on disk before the end of the run, if anything is."""
-        return self.turn is None
-
     def withdraw(self) -> None:
         """Gives everything back: the run never began."""
         if self.slot is not None:
@@ -100,7 +95,7 @@ class Admission:
             self.hold.settle_then(None, Rule.REFUSED, _log_failure)
 
     def charge(self, usage: Usage, then: Callable[[Charge | BaseException], None]) -> None:
-        """Charges a run that is about to end well, which is all that `settle` does where it `only_charges`.
+        """Charges a run that is about to end well, which is all that `settle` does where there is no turn.
 
         Args:
             usage: What it consumed.
@@ -258,10 +253,8 @@ class Gate:
         chat = plain.spec
         sampling = chat.sampling
         asked = sampling.max_output_tokens or self._catalog.output_limit(route)
-        tokens, choices = prompt_tokens(chat, has_media=False), sampling.choice_count or 1
-        hold = credits.hold_ahead(
-            caller, run_id, STEP, OPERATION, route.model_id, chat.token_type, tokens, asked, choices
-        )
+        tokens, choices = plain_prompt_tokens(plain), sampling.choice_count or 1
+        hold = credits.hold_ahead(caller, run_id, STEP, OPERATION, route.model_id, "", tokens, asked, choices)
         if hold is None:
             return None
         admission = Admission()

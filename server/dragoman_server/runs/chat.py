@@ -20,9 +20,12 @@ from dragoman_server.runs.usage import estimate, total_of_choices
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dragoman.v1.event_pb2 import FinishReason
     from dragoman.v1.failure_pb2 import Failure
     from dragoman.v1.usage_pb2 import Charge
+    from dragoman_server.credits.service import Hold
     from dragoman_server.providers.base import PlainChat
     from dragoman_server.providers.routing.generation import RoutedGeneration
     from dragoman_server.providers.routing.route import Route
@@ -72,12 +75,12 @@ class ChatWork:
         self._kept_back: EventBatch | None = None
         self._whole: _Whole | None = None  # an answer that is not paid for yet
         self.keeps_back = not incremental and self._pending == 1
-        self.append_text = run.log.append_text
+        self.append_text: Callable[[str], None] = run.log.append_text
         self._meter: Meter | None = None
+        self._bound: Hold | None = None  # what the answer must stay within, while it grows
         hold = None if run.admission is None else run.admission.hold
         if hold is not None and hold.output_tokens:
-            grows = not spec.sampling.max_output_tokens
-            self._meter = Meter(hold, self._pending, self._stop_at_limit, grows=grows)
+            self._bound = hold
             self.append_text = self._append_metered
 
     def begin(self) -> None:
@@ -147,25 +150,26 @@ class ChatWork:
             return
         events = batch.events
         last = events[-1]
-        if last.HasField("usage_reported"):
+        reported = last.HasField("usage_reported")
+        if reported:
             self._usages[index] = last.usage_reported.last_call
             del events[-1]
             if not events:
                 return
-        elif self._meter is not None:  # else it is the end: there is nothing to stop
-            self._meter.count(batch)
         if self.keeps_back:  # nobody reads along: the end, which follows at once, goes into the same batch
             self._flush()
             self._kept_back = batch
         else:
             self._run.append(batch)
+        if self._bound is not None and not reported and not last.HasField("choice_finished"):  # else it is the end
+            self._metered(self._bound).count(batch)
 
     def take_whole(self, index: int, text: str, finish_reason: FinishReason, usage: bytes | None) -> None:
         """Takes the whole answer of a choice: as the end of the run, if that is all there is to it."""
         admission = self._run.admission
         if self.keeps_back and usage is not None:
             if admission is not None and admission.settles:
-                if admission.only_charges and self._lost is None:
+                if admission.turn is None and self._lost is None and self._pending and not self._run.ended:
                     self._charge_whole(admission, (text, finish_reason, usage))
                     return
             elif self._run.complete_whole(text, finish_reason, usage):
@@ -177,8 +181,6 @@ class ChatWork:
 
     def _charge_whole(self, admission: Admission, whole: _Whole) -> None:
         """Ends the run with a whole answer once that is paid for."""
-        if self._pending == 0 or self._run.ended:
-            return
         self._pending = 0
         self._generations.clear()  # as above
         self._stop_counting()
@@ -211,14 +213,23 @@ class ChatWork:
     def _append_metered(self, text: str) -> None:
         """Does what `append_text` says, and counts."""
         self._run.log.append_text(text)
-        if self._meter is not None:
-            self._meter.count_text(text)
+        if self._bound is not None:
+            self._metered(self._bound).count_text(text)
+
+    def _metered(self, bound: Hold) -> Meter:
+        """Returns the meter, which is made when something is said: whole answers need none."""
+        if self._meter is None:
+            grows = not self._spec.sampling.max_output_tokens
+            self._meter = Meter(bound, self._spec.sampling.choice_count or 1, self._stop_at_limit, grows=grows)
+        return self._meter
 
     def _stop_counting(self) -> None:
+        if self._bound is not None:
+            self._bound = None
+            self.append_text = self._run.log.append_text  # a method of its own would keep it alive
         if self._meter is not None:
             self._meter.close()
             self._meter = None
-            self.append_text = self._run.log.append_text  # a method of its own would keep it alive
 
     def _stop_at_limit(self) -> None:
         """Ends the answer where it is: what is reserved for it is used up, and there is no more to be had."""
@@ -236,6 +247,7 @@ class ChatWork:
                 self._usages[index] = told
         self._pending = 0
         self.cancel()
+        self.append_text = _ignore  # more may come before the providers have stopped
         if batch.events:
             self._run.append(batch)
         self._finish(self._estimate())
@@ -407,6 +419,10 @@ class _ChoiceSink:
                 work.end(self._index, failure)
             except Exception as error:  # a sink never raises
                 work.crashed(error)
+
+
+def _ignore(_text: str) -> None:
+    """Takes what comes after the answer was stopped."""
 
 
 def _report(usage: Usage, lost: Usage | None, batch: EventBatch) -> Usage:

@@ -40,9 +40,10 @@ _ROLE = number_tag(Message, "role")[0]
 _AROUND_TEXT = (tag(Message, "parts")[0], tag(Part, "text")[0], tag(TextPart, "text")[0])
 """What encloses the text of a message, from without."""
 
-_SHORT_HEAD, _LONG_HEAD = 10, 14
-"""Bytes before the text of a message: its tag and size, the role, and the tags and sizes of what encloses the text. The
-sizes are of one byte each up to 0x7F, then nearly always of two."""
+_SHORT_HEAD, _LONG_HEAD = (10, 2), (14, 3)
+"""Bytes before the text of a message: its tag and size, the role, and the tags and sizes of what encloses the text; and
+how many of them are the message's own tag and size. The sizes are of one byte each up to 0x7F, then of two, where what
+encloses the text may yet have one."""
 
 _MOST_HEADS = 4096
 _heads: dict[bytes, tuple[int, int]] = {}
@@ -79,8 +80,10 @@ def _read(spec: RunSpec, data: bytes) -> PlainChat | None:
         model = data[at : at + size].decode()
         at += size
     texts: list[tuple[int, str]] = []
+    begin, around = at, 0
     while at < end and data[at] == _MESSAGES:
-        width = _SHORT_HEAD if data[at + 1] < 0x80 else _LONG_HEAD
+        width, own = _SHORT_HEAD if data[at + 1] < 0x80 else _LONG_HEAD
+        around += own
         known = _heads.get(data[at : at + width])
         if known is not None:
             role, size = known
@@ -93,6 +96,7 @@ def _read(spec: RunSpec, data: bytes) -> PlainChat | None:
             return None
     if not texts:
         return None
+    message_bytes = at - begin - around
     sampling: _Fields = ()
     if at < end:
         size, start = _size(data, at + 1)
@@ -100,7 +104,7 @@ def _read(spec: RunSpec, data: bytes) -> PlainChat | None:
             return None
         values = data[start:]
         sampling = _samplings.get(values) or _check_sampling(spec, values)
-    return PlainChat(spec.chat, model, texts, sampling)
+    return PlainChat(spec.chat, model, texts, sampling, message_bytes)
 
 
 def _read_message(data: bytes, at: int, width: int) -> tuple[int, str, int] | None:

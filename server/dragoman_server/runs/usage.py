@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from dragoman.v1.message_pb2 import Message
     from dragoman.v1.run_pb2 import ChatSpec, Run
+    from dragoman_server.providers.base import PlainChat
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates: about what English text has with the tokenizers of today."""
@@ -82,6 +83,12 @@ def _length(message: Message) -> int:
 
 def _tokens(characters: int) -> int:
     return -(-characters // CHARACTERS_PER_TOKEN)
+
+
+def plain_prompt_tokens(plain: PlainChat) -> int:
+    """Returns what `prompt_tokens` says of a plain conversation."""
+    size = plain.message_bytes or sum([message.ByteSize() for message in plain.spec.messages[:]])
+    return len(plain.messages) * _TOKENS_PER_MESSAGE - -size // _BYTES_PER_TOKEN
 
 
 def prompt_tokens(spec: ChatSpec, *, has_media: bool = True) -> int:

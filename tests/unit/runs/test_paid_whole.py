@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,76 +12,19 @@ from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import FINISH_REASON_STOP, CancelReason
 from dragoman.v1.run_pb2 import Run
 from dragoman.v1.usage_pb2 import Usage
-from dragoman_server.catalog.service import Catalog
-from dragoman_server.clock import system_clock
-from dragoman_server.credits import advance
 from dragoman_server.errors import InvalidRequest, Unavailable
-from dragoman_server.providers.routing.table import RoutingTable
 from dragoman_server.providers.wire import whole_batch
-from dragoman_server.runs.admission import Domains
-from dragoman_server.runs.service import Runs, StartOptions
-from dragoman_server.settings import LimitSettings, RunSettings
+from dragoman_server.runs.service import StartOptions
 from dragoman_server.store.ledger.records import CHARGE, Spend
-from dragoman_server.store.memory import MemoryStore
-from tests.support.credits import available, check_sums, credits_with, held
-from tests.support.routing import QUICK, Played, PlayedProvider
+from tests.support.credits import available, check_sums, held
+from tests.support.paid_runs import PLENTY, Site
+from tests.support.routing import Played
 from tests.support.runs import CALLER, Collector, chat_spec
-
-if TYPE_CHECKING:
-    from dragoman_server.runs.run import LiveRun
-    from dragoman_server.store.ledger.records import Act, Told
 
 ANSWER = "one two"
 USAGE = Usage(input_tokens=3, output_tokens=2)
 COST = 100 + 3 + 2 * 2
-PLENTY = 10_000_000
 KINDS = ("plain", "labelled", "watched", "repeatable", "incremental")
-
-
-class Site:
-    """An engine whose runs cost credits, with a ledger that writes when it is told to."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.provider = PlayedProvider("played")
-        self.waiting: list[tuple[Act, Told]] | None = None
-
-    async def start(self, *, ahead: bool) -> None:
-        self.credits = await credits_with(self.store, PLENTY)
-        catalog = Catalog([self.provider], [], routing=RoutingTable(QUICK, {self.provider.name: self.provider}))
-        domains = Domains(credits=self.credits)
-        self.runs = Runs(RunSettings(), LimitSettings(), catalog, system_clock, domains=domains)
-        if ahead:
-            balance = (await self.store.ledger.balances("default"))[0]
-            for _ in range(advance.BUSY):
-                self.credits._advances.missed(balance, 1_000)
-        ledger, send = self.store.ledger, self.store.ledger.send
-
-        def send_later(act: Act, then: Told) -> None:
-            if self.waiting is None:
-                send(act, then)
-            else:
-                self.waiting.append((act, then))
-
-        ledger.send = send_later  # type: ignore[method-assign]
-
-    async def begin(self, kind: str) -> LiveRun:
-        spec = chat_spec(model="played/m")
-        spec.chat.sampling.max_output_tokens = 20
-        if kind == "labelled":
-            spec.labels["a"] = "b"
-        request_id = "once" if kind == "repeatable" else ""
-        options = StartOptions("ExecuteRun", request_id, incremental=kind == "incremental")
-        run = await self.runs.submit(CALLER, spec, options)
-        run.add_caller()
-        return run
-
-    def write(self) -> None:
-        """Lets the ledger write what waits."""
-        assert self.waiting is not None
-        waiting, self.waiting = self.waiting, None
-        for act, then in waiting:
-            self.store.ledger.send(act, then)
 
 
 def whole(played: Played) -> None:

@@ -17,6 +17,7 @@ from dragoman_server.providers.openai_chat.request import encode_request
 from dragoman_server.providers.vendors import Quirks
 from dragoman_server.runs import plain, validation
 from dragoman_server.runs.plain import read_plain
+from dragoman_server.runs.usage import plain_prompt_tokens, prompt_tokens
 from dragoman_server.runs.validation import MOST_REMEMBERED, check_request
 from dragoman_server.sampling import RANGES
 
@@ -95,6 +96,15 @@ def test_read_from_the_wire_form_it_is_the_same(spec: RunSpec) -> None:
         assert read is not None
         assert read.spec is spec.chat
         assert said(read) == said(plain_of(spec))
+        assert_counts_the_same(spec, read)
+
+
+def assert_counts_the_same(spec: RunSpec, read: PlainChat | None) -> None:
+    assert read is not None
+    other = plain_of(spec)
+    assert other is not None
+    assert read.message_bytes == sum(message.ByteSize() for message in spec.chat.messages)
+    assert plain_prompt_tokens(read) == plain_prompt_tokens(other) == prompt_tokens(spec.chat)
 
 
 LENGTHS = (1, 2, 110, *range(115, 145), 200, 255, 256, 300, 5000, *range(16_350, 16_400))
@@ -106,7 +116,10 @@ def test_texts_of_all_lengths_are_read_from_the_wire_form(length: int) -> None:
     for text in ("x" * length, "ü" * (length // 2 or 1)):
         spec.chat.messages[0].parts[0].text.text = text
         for _ in range(2):
-            assert said(read_plain(spec)) == ("m", [(Role.ROLE_SYSTEM, text), (Role.ROLE_USER, "hi")], [])
+            read = read_plain(spec)
+            assert said(read) == ("m", [(Role.ROLE_SYSTEM, text), (Role.ROLE_USER, "hi")], [])
+            if spec.ByteSize() <= plain.MOST_BYTES:
+                assert_counts_the_same(spec, read)
     spec.chat.model = "m" * length
     assert said(read_plain(spec)) == said(plain_of(spec))
 

@@ -9,15 +9,25 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from dragoman_server.store.ledger.book import Book, entry_key, hold_key
-from dragoman_server.store.ledger.records import Balance, Entry, Hold, OpenHold, Settle, Spend, Verdict
+from dragoman_server.store.ledger.book import CHARGE_KEY, Book, entry_key, hold_key
+from dragoman_server.store.ledger.records import (
+    CHARGE,
+    Balance,
+    Entry,
+    Hold,
+    OpenHold,
+    Outcome,
+    Settle,
+    Spend,
+    Verdict,
+)
 from dragoman_server.store.sqlite_errors import unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dragoman_server.store.ledger.book import HoldKey
-    from dragoman_server.store.ledger.records import Act, Outcome
+    from dragoman_server.store.ledger.records import Act
 
 _BALANCE = (
     "SELECT account_id, currency, available_micros, held_micros, quota_micros FROM balances"
@@ -51,6 +61,16 @@ _OPEN = (
     " ON CONFLICT DO UPDATE SET amount_micros = excluded.amount_micros"
 )
 _CLOSE = f"{_NAMED} DELETE FROM holds {_AMONG}"
+
+_TAKE = (
+    "UPDATE holds SET amount_micros = amount_micros - ?"
+    " WHERE run_id = ? AND step_id = '' AND account_id = ? AND currency = ? AND amount_micros >= ?"
+)
+_PAY = (
+    "UPDATE balances SET held_micros = held_micros - ?, quota_micros = max(0, quota_micros - ?)"
+    " WHERE account_id = ? AND currency = ?"
+    " RETURNING account_id, currency, available_micros, held_micros, quota_micros"
+)
 
 _MOST_ROWS = 64
 """Rows of a statement: a group seldom has more, and one of each size stays prepared."""
@@ -86,11 +106,11 @@ class SqliteScribe:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 try:
-                    book, outcomes = _write(connection, acts, self._own)
+                    outcomes, opened = _write(connection, acts, self._own)
                 except (sqlite3.IntegrityError, _NotSure):
                     connection.execute("ROLLBACK")
                     connection.execute("BEGIN IMMEDIATE")
-                    book, outcomes = _write(connection, acts, None)
+                    outcomes, opened = _write_by_book(connection, acts, None)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -99,10 +119,9 @@ class SqliteScribe:
         except sqlite3.OperationalError as error:
             raise unavailable(error) from error
         for act in acts:
-            if isinstance(act, Settle):
-                self._own.pop(act[2:4], None)
-        for key in book.opened:
-            self._own[key] = book.holds[key]
+            if (key := hold_key(act)) is not None:
+                self._own.pop(key, None)
+        self._own.update(opened)
         return outcomes
 
     def close(self) -> None:
@@ -121,20 +140,76 @@ class SqliteScribe:
         return connection
 
 
-def _write(
-    connection: sqlite3.Connection, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold] | None
-) -> tuple[Book, list[Outcome]]:
-    """Does acts within a transaction.
+_Written = tuple[list[Outcome], "Mapping[HoldKey, OpenHold]"]
+"""What became of acts, and reservations that are open now."""
+
+
+def _write(connection: sqlite3.Connection, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold]) -> _Written:
+    """Does acts within a transaction, as if nothing of them had been done before: hardly anything ever was.
 
     Args:
         connection: The connection.
         acts: What to do.
-        own: Reservations that were open when this process wrote last, and nearly always still are. With it, it is not
-            looked whether new ones had been made before either, and whether something had been spent before: hardly
-            anything has. None if all must be looked up.
+        own: Reservations that were open when this process wrote last, and nearly always still are.
 
-    Returns:
-        What was written, and what became of each act.
+    Raises:
+        sqlite3.IntegrityError: If something had been done before.
+        _NotSure: If something may have been, or a reservation is not open any more.
+    """
+    spends = [act for act in acts if isinstance(act, Spend)]
+    if len(spends) == len(acts):
+        return _spend(connection, spends), {}
+    return _write_by_book(connection, acts, own)
+
+
+def _spend(connection: sqlite3.Connection, spends: Sequence[Spend]) -> list[Outcome]:
+    """Charges work to reservations made ahead; see `_write`. With credits on, nearly all groups are such."""
+    amounts: dict[tuple[str, str, str], int] = {}
+    for spend in spends:
+        key = spend.advance_id, spend.account_id, spend.currency
+        amounts[key] = amounts.get(key, 0) + spend.charge_micros
+    balances = {key: _take(connection, key, amount) for key, amount in amounts.items()}
+    _in_bulk(
+        connection,
+        _ADD,
+        [
+            (charge_id, account_id, currency, CHARGE, amount, run_id, step_id, CHARGE_KEY, time, note)
+            for account_id, currency, run_id, step_id, amount, note, _, charge_id, time in spends
+            if amount
+        ],
+    )
+    return [Outcome(Verdict.DONE, balances[spend[6], spend[0], spend[1]], spend.charge_micros) for spend in spends]
+
+
+def _take(connection: sqlite3.Connection, key: tuple[str, str, str], amount: int) -> Balance:
+    """Takes an amount from an advance and the balance that it belongs to; returns the balance.
+
+    Args:
+        connection: The connection.
+        key: The advance, the account and the currency.
+        amount: How much.
+
+    Raises:
+        _NotSure: If the advance has less.
+    """
+    row = None
+    if connection.execute(_TAKE, (amount, *key, amount)).rowcount:
+        row = connection.execute(_PAY, (amount, amount, *key[1:])).fetchone()
+    if row is None:
+        raise _NotSure
+    return Balance(*row)
+
+
+def _write_by_book(
+    connection: sqlite3.Connection, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold] | None
+) -> _Written:
+    """Does acts within a transaction, by the rules of the book.
+
+    Args:
+        connection: The connection.
+        acts: What to do.
+        own: As in `_write`. With it, it is not looked whether new reservations had been made before, and whether
+            something had been spent before. None if all must be looked up.
 
     Raises:
         sqlite3.IntegrityError: If a reservation had been made before, and it was not looked.
@@ -156,7 +231,7 @@ def _write(
     if book.audits:
         connection.executemany(_AUDIT, [astuple(audit) for audit in book.audits])
     connection.executemany(_SET, [book.balances[key] for key in book.changed])
-    return book, outcomes
+    return outcomes, {key: book.holds[key] for key in book.opened}
 
 
 def _is_doubtful(act: Act, outcome: Outcome) -> bool:

@@ -109,7 +109,7 @@ class Core:
         )
         self.credits = Credits(self._store.ledger, settings.credits, settings.plans)
         plans = (plan.name for plan in settings.plans)
-        self.accounts = Accounts(self._store, settings.auth, plans, self.credits.welcome)
+        self.accounts = Accounts(self._store, settings.auth, plans, self.credits.welcome, audit=settings.audit)
         self.rate_limits = RateLimits(settings.rate_limits, settings.plans, self.registry)
         self.usage_log = UsageLog(self._store.usage, settings.usage, self.registry)
         self.conversations = Conversations(self._store.conversations, settings.conversations)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dragoman.v1.account_service_pb2 import KeyRole
@@ -46,6 +48,8 @@ class Caller:
         plan: The plan that the account is subscribed to; empty for none.
         key_limits: The key's own limits, if it has some.
         account_limits: The account's own limits, if it has some.
+        expire_time: When the key stops working, in microseconds since the epoch. None if it does not, and for tokens,
+            which who has them gets anew.
     """
 
     account_id: str
@@ -56,3 +60,15 @@ class Caller:
     plan: str = ""
     key_limits: RateLimits | None = field(default=None, compare=False)
     account_limits: RateLimits | None = field(default=None, compare=False)
+    expire_time: int | None = None
+
+
+def permits_model(grants: Grants, model: str) -> bool:
+    """Returns whether the caller may ask for a model, or for all that a pattern stands for."""
+    return not grants.models or any(_pattern(pattern).fullmatch(model) for pattern in grants.models)
+
+
+@lru_cache(maxsize=1024)
+def _pattern(text: str) -> re.Pattern[str]:
+    """Returns a pattern in which `*` stands for any text, that of other `*` included."""
+    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)

@@ -502,6 +502,14 @@ class UsageSettings(Section):
     """Days that the hourly sums are kept; 0 means for ever."""
 
 
+class AuditSettings(Section):
+    """The log of what administrators did."""
+
+    retention_days: Annotated[int, Field(ge=0)] = 0
+    """Days that an entry is kept; 0 means for ever. How long evidence is to be kept, and when it must go, is for the
+    operator to say: nothing of it goes unless asked for."""
+
+
 class ConversationSettings(Section):
     """How conversations are kept."""
 
@@ -588,6 +596,7 @@ class Settings(Section):
     plans: tuple[PlanSettings, ...] = ()
     rate_limits: RateLimitSettings = RateLimitSettings()
     usage: UsageSettings = UsageSettings()
+    audit: AuditSettings = AuditSettings()
     conversations: ConversationSettings = ConversationSettings()
     personas: tuple[PersonaSettings, ...] = ()
     """Personas beside those that ship; one of the same name takes its place."""

@@ -6,6 +6,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from dragoman_server import paging
+from dragoman_server.accounts.authority import LIMITS, NO_BOUND
 from dragoman_server.audit import audit_entry
 from dragoman_server.clock import system_clock
 from dragoman_server.errors import InvalidRequest
@@ -80,8 +81,8 @@ def checked_limits(limits: RateLimits, field: str) -> RateLimits:
     Raises:
         InvalidRequest: If one is less.
     """
-    for name in ("requests_per_minute", "tokens_per_minute", "concurrent_runs"):
-        if getattr(limits, name) < -1:
+    for name in LIMITS:
+        if getattr(limits, name) < NO_BOUND:
             raise InvalidRequest(f"{field}.{name} must be -1 or more", field=f"{field}.{name}")
     return limits
 

@@ -263,6 +263,7 @@ def _key_caller(key: KeyRecord, standing: Standing) -> Caller:
         plan=standing.account.plan,
         key_limits=grants.limits if grants is not None and grants.HasField("limits") else None,
         account_limits=standing.account.limits,
+        expire_time=key.expire_time,
     )
 
 

@@ -113,6 +113,7 @@ def parse_keys(body: bytes) -> tuple[tuple[str | None, str, Any], ...]:
 
 def _key(data: dict[str, Any]) -> tuple[str | None, str, Any] | None:
     """Returns a public key with its id and the one algorithm that it is for; None if it is not for signatures here."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
     from jwt.exceptions import InvalidKeyError
 
@@ -124,8 +125,8 @@ def _key(data: dict[str, Any]) -> tuple[str | None, str, Any] | None:
         return None
     try:
         key = kind.from_jwk(data)
-    except (InvalidKeyError, ValueError, TypeError, KeyError, AttributeError):
-        return None
+    except (InvalidKeyError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError):
+        return None  # one key that this build cannot read must not cost us the others
     algorithm = algorithm_of_key(key)
     if algorithm is None or data.get("alg", algorithm) != algorithm:
         return None

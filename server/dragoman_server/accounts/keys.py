@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from dragoman.v1.account_service_pb2 import KeyRole
 from dragoman_server import paging
@@ -12,6 +13,7 @@ from dragoman_server.accounts.authority import (
     MAX_LIST,
     SCOPES,
     granted_role,
+    reach_of_key,
     require_no_more,
     require_within,
 )
@@ -88,6 +90,8 @@ class Keys:
             user_id: The user whose key it is; empty for none.
 
         Raises:
+            Forbidden: Also if the key would go further than the caller's own credential, or its user has a role above
+                theirs.
             InvalidRequest: If an argument is out of its bounds.
             NotFound: If there is no such user.
         """
@@ -100,8 +104,11 @@ class Keys:
             secret,
             self._checked_expiry(expire_time),
             user_id=user_id or None,
-            grants=_checked_grants(caller, grants),
+            grants=None if grants is None else _checked_grants(grants),
         )
+        require_within(caller, reach_of_key(key))
+        if user_id and (user := await self._store.users.get(account_id, user_id)) is not None:
+            require_no_more(caller, user.role, "user")
         await self._add(caller, key)
         return key, secret
 
@@ -147,24 +154,34 @@ class Keys:
     ) -> KeyRecord:
         """Changes what is given of a key, at once for this process and within seconds for others.
 
+        A key that goes further than the caller's own credential can be renamed, narrowed, disabled and ended sooner.
+
         Raises:
+            Forbidden: Also if the key has a role above the caller's, or if it would go further than before, or be
+                enabled again, and further than the caller's own credential.
             InvalidRequest: If a value is out of its bounds.
             NotFound: If the account has no such key.
         """
         account_id = managed_account(caller, account_id)
         key = await self._get(account_id, key_id)
         require_no_more(caller, key.role, "key")
-        changes = {
+        changes: dict[str, Any] = {
             "name": None if name is None else checked_name(name),
             "disabled": disabled,
-            "grants": None if grants is None else _checked_grants(caller, grants),
+            "grants": None if grants is None else _checked_grants(grants),
             "expire_time": self._checked_expiry(expire_time),
         }
         changes = {field: value for field, value in changes.items() if value is not None}
         if not changes:
             return key
+
+        def check(before: KeyRecord) -> None:
+            reach = reach_of_key(replace(before, **changes))
+            if (before.disabled and disabled is False) or reach.beyond(reach_of_key(before)):
+                require_within(caller, reach)
+
         audit = self._acts.entry(caller, account_id, "key.update", key_id, changed=sorted(changes))
-        changed = _found(await self._store.keys.update(account_id, key_id, changes, audit), key_id)
+        changed = _found(await self._store.keys.update(account_id, key_id, changes, audit, check), key_id)
         self._authenticator.forget(changed.secret_hash)
         logger.info("key changed", key_id=key.id, by=actor(caller))
         return changed
@@ -258,10 +275,7 @@ class Keys:
         return expire_time
 
 
-def _checked_grants(caller: Caller, grants: KeyGrants | None) -> KeyGrants | None:
-    if grants is None:
-        require_within(caller, frozenset(), (), frozenset())
-        return None
+def _checked_grants(grants: KeyGrants) -> KeyGrants:
     for field in ("scopes", "models", "providers"):
         values = getattr(grants, field)
         if len(values) > MAX_LIST or any(not 1 <= len(value) <= MAX_PATTERN_CHARS for value in values):
@@ -275,7 +289,6 @@ def _checked_grants(caller: Caller, grants: KeyGrants | None) -> KeyGrants | Non
                 f"{field} {scope!r} does not exist; there are {known}, each also as .read", field=field
             )
     checked_limits(grants.limits, "grants.limits")
-    require_within(caller, frozenset(grants.scopes), tuple(grants.models), frozenset(grants.providers))
     return grants
 
 

@@ -157,7 +157,7 @@ class Logins:
         self._throttle.attempted(name)  # counted before it is known: those that come together count too
         user = await self._store.users.find(name) if email.isprintable() else None
         matches = await self._passwords.matches(None if user is None else user.password_hash, password)
-        if user is None or not matches:
+        if user is None or user.password_hash is None or not matches:
             raise Unauthenticated("the name or the password is wrong", reason=Reason.LOGIN_FAILED)
         self._throttle.succeeded(name)
         await self._require_enabled_user(user)
@@ -173,8 +173,8 @@ class Logins:
             expire_time=self._expiry(now),
         )
         try:
-            await self._store.logins.add(login)
-        except NotFound:  # erased since
+            await self._store.logins.add(login, user.password_hash)
+        except NotFound:  # erased since, or the password is another one now
             raise Unauthenticated("the name or the password is wrong", reason=Reason.LOGIN_FAILED) from None
         logger.info("logged in", user_id=user.id)
         return await self._tokens(login, refresh_token, now), user

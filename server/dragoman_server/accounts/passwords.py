@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import unicodedata
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from dragoman_server.errors import InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Callable
 
     from argon2 import PasswordHasher
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 MIN_CHARS = 8
 MAX_CHARS = 256
@@ -26,7 +29,7 @@ AT_ONCE = 2
 """Most passwords that are worked on at a time; each takes 64 MiB."""
 
 MAX_WAITING = 64
-"""Most that wait for their turn."""
+"""Most that are worked on, or wait for their turn."""
 
 # Of a password that nobody has, with the parameters of `_hasher`: what is checked in place of one that does not exist.
 _NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$YW5vYm9keWFub2JvZHk$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
@@ -36,7 +39,9 @@ class Passwords:
     """Hashes and checks passwords, off the event loop."""
 
     def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        # Threads of their own bound how many are worked on, also when those who asked have left: no thread can be
+        # interrupted, and one that nobody waits for any more takes as much as any other.
+        self._threads = ThreadPoolExecutor(AT_ONCE, "passwords")
         self._waiting = 0
 
     async def hash(self, password: str) -> str:
@@ -48,8 +53,7 @@ class Passwords:
         """
         if not MIN_CHARS <= len(password) <= MAX_CHARS:
             raise InvalidRequest(f"password must have {MIN_CHARS} to {MAX_CHARS} characters", field="password")
-        async with self._turn():
-            return await asyncio.to_thread(_hash, _normal(password))
+        return await self._do(_hash, _normal(password))
 
     async def matches(self, stored: str | None, password: str) -> bool:
         """Tells whether a password is the one that was stored; takes as long when none was.
@@ -57,24 +61,21 @@ class Passwords:
         Raises:
             Unavailable: If too many wait.
         """
-        async with self._turn():
-            return await asyncio.to_thread(_matches, stored or _NOBODY, _normal(password[:MAX_CHARS])) and bool(
-                stored and len(password) <= MAX_CHARS
-            )
+        matches = await self._do(_matches, stored or _NOBODY, _normal(password[:MAX_CHARS]))
+        return matches and stored is not None and len(password) <= MAX_CHARS
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    def close(self) -> None:
+        """Lets the threads go when they have done what they are at."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _do(self, work: Callable[[*Ts], R], *arguments: *Ts) -> R:
         if self._waiting >= MAX_WAITING:
             raise Unavailable("too many passwords wait to be checked; try again", retry_after=1)
         self._waiting += 1
         try:
-            await self._turns.acquire()
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
         finally:
             self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._turns.release()
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from dragoman_server.accounts.tokens import (
 )
 from dragoman_server.accounts.users import Users
 from dragoman_server.clock import system_clock
-from dragoman_server.settings import AuthSettings
+from dragoman_server.settings import AuditSettings, AuthSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,6 +53,7 @@ class Accounts:
         welcome: Is told of each new account.
         clock: Tells the time.
         monotonic: Tells how time passes.
+        audit: How long audit entries are kept.
 
     Attributes:
         keys: API keys.
@@ -73,10 +74,13 @@ class Accounts:
         welcome: Welcome = nothing,
         clock: Clock = system_clock,
         monotonic: Clock = time.monotonic,
+        *,
+        audit: AuditSettings | None = None,
     ) -> None:
         settings = settings or AuthSettings()
         identity = store.identity
-        self._users = identity.users
+        self._identity = identity
+        self._audit = audit or AuditSettings()
         self._clock = clock
         self._sweeping: asyncio.Task[None] | None = None
         self._tokens = Tokens(clock, monotonic)
@@ -95,11 +99,11 @@ class Accounts:
         self.cached = self._authenticator.cached
         self.recall = self._authenticator.recall
         self.authenticate = self._authenticator.authenticate
-        acts, passwords = Acts(clock), Passwords()
+        acts, self._passwords = Acts(clock), Passwords()
         self.keys = Keys(identity, self._authenticator, acts)
         self.tenants = Tenants(identity, self._authenticator, acts, plans, welcome)
-        self.users = Users(identity, self._authenticator, acts, passwords)
-        self.logins = Logins(settings.login, identity, self._authenticator, passwords, clock, monotonic)
+        self.users = Users(identity, self._authenticator, acts, self._passwords)
+        self.logins = Logins(settings.login, identity, self._authenticator, self._passwords, clock, monotonic)
         self.exports = Exports(store, acts)
 
     async def open(self) -> None:
@@ -116,10 +120,11 @@ class Accounts:
 
     def start(self) -> None:
         """Begins to sweep."""
-        self._sweeping = asyncio.get_running_loop().create_task(sweep_forever(self._users, self._clock))
+        self._sweeping = asyncio.get_running_loop().create_task(sweep_forever(self._identity, self._audit, self._clock))
 
     async def stop(self) -> None:
-        """Ends the sweeps."""
+        """Ends the sweeps, and takes no passwords any more."""
+        self._passwords.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)

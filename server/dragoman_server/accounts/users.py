@@ -130,13 +130,16 @@ class Users:
 
         Raises:
             Conflict: If the caller disables themselves, or gives a password to a subject of an identity provider.
-            Forbidden: If a restricted credential gives a password or a role: what a user does is not restricted.
+            Forbidden: If a restricted credential gives a password or a role, or enables again: what a user does is not
+                restricted.
             InvalidRequest: If a value is out of its bounds.
         """
         account_id = managed_account(caller, account_id)
         user = await self._get(account_id, user_id)
         require_no_more(caller, user.role, "user")
-        if password is not None or role > KeyRole.KEY_ROLE_MEMBER:
+        if disabled is False and not user.disabled:
+            disabled = None  # nothing is to be done: who is disabled from now on stays so
+        if password is not None or role > KeyRole.KEY_ROLE_MEMBER or disabled is False:
             require_unrestricted(caller)
         if disabled and user.id == caller.user_id:
             raise Conflict("nobody disables themselves")

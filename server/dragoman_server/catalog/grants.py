@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from dragoman_server.caller import permits_model
 from dragoman_server.errors import Forbidden
 
 if TYPE_CHECKING:
@@ -36,14 +35,3 @@ def permitted(route: Route, grants: Grants) -> Route:
             metadata={"model": route.model_id, "providers": " ".join(sorted(grants.providers))},
         )
     return route if len(options) == len(route.options) else replace(route, options=options)
-
-
-def permits_model(grants: Grants, model_id: str) -> bool:
-    """Returns whether the caller may ask for a model."""
-    return not grants.models or any(_pattern(pattern).fullmatch(model_id) for pattern in grants.models)
-
-
-@lru_cache(maxsize=1024)
-def _pattern(text: str) -> re.Pattern[str]:
-    """Returns a pattern in which `*` stands for any text."""
-    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
 from dragoman.v1.catalog_service_pb2 import Model
-from dragoman_server.caller import EVERYTHING
-from dragoman_server.catalog.grants import permits_model, permitted
+from dragoman_server.caller import EVERYTHING, permits_model
+from dragoman_server.catalog.grants import permitted
 from dragoman_server.catalog.rules import Rules
 from dragoman_server.errors import InvalidRequest, NotFound
 from dragoman_server.providers.abilities import Abilities

@@ -96,6 +96,7 @@ audit_entries = Table(
     Column("target", String, nullable=False),
     Column("details", Text, nullable=False),
     Index("ix_audit_entries_account_id", "account_id", "id"),
+    Index("ix_audit_entries_create_time", "create_time"),
 )
 
 api_keys = Table(

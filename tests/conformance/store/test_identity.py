@@ -28,6 +28,7 @@ from dragoman_server.store.tables import metadata
 from dragoman_server.store.usage.records import UsageQuery, UsageRecord
 
 NOW = 1_790_000_000_000_000
+HASH = "$x"
 ACME = AccountRecord("acme", NOW, "Acme", "pro", NOW, limits=RateLimits(concurrent_runs=-1))
 
 
@@ -36,7 +37,7 @@ def an_entry(account_id: str = "acme", action: str = "test") -> AuditRecord:
 
 
 def a_user(email: str | None = None, account_id: str = "acme", subject: str | None = None) -> UserRecord:
-    password_hash, role = None if email is None else "$x", KeyRole.KEY_ROLE_MEMBER
+    password_hash, role = None if email is None else HASH, KeyRole.KEY_ROLE_MEMBER
     return UserRecord(new_id("user"), account_id, email, password_hash, subject, "Ünï", role, False, NOW)
 
 
@@ -127,7 +128,7 @@ async def test_standing_is_account_user_and_login(acme: Store) -> None:
     accounts, user = acme.identity.accounts, a_user("a@acme.test")
     await acme.identity.users.add(user, an_entry())
     login = a_login(user)
-    await acme.identity.logins.add(login)
+    await acme.identity.logins.add(login, HASH)
     assert await accounts.standing("acme") == Standing(ACME)
     assert await accounts.standing("acme", user.id) == Standing(ACME, user)
     assert await accounts.standing("acme", user.id, login.id) == Standing(ACME, user)
@@ -141,7 +142,7 @@ async def test_a_login_rotates_once_for_each_token_and_ends(acme: Store) -> None
     logins, user = acme.identity.logins, a_user("a@acme.test")
     await acme.identity.users.add(user, an_entry())
     login = a_login(user)
-    await logins.add(login)
+    await logins.add(login, HASH)
     assert await logins.get(login.id) == login
     results = await asyncio.gather(*(logins.rotate(login.id, b"hash", b"%d" % n, NOW + 200) for n in range(8)))
     assert results.count(True) == 1
@@ -150,15 +151,40 @@ async def test_a_login_rotates_once_for_each_token_and_ends(acme: Store) -> None
         await logins.end(login.id)
     assert await logins.get(login.id) is None
     with pytest.raises(NotFound):
-        await logins.add(replace(login, user_id="user_0"))
+        await logins.add(replace(login, user_id="user_0"), HASH)
+
+
+async def test_nobody_is_logged_in_with_a_password_that_was_changed_meanwhile(acme: Store) -> None:
+    logins, users, user = acme.identity.logins, acme.identity.users, a_user("a@acme.test")
+    nobody = a_user()
+    await users.add(user, an_entry())
+    await users.add(nobody, an_entry())
+    for changes, refused in (({"disabled": True}, HASH), ({"disabled": False, "password_hash": "$y"}, HASH)):
+        await users.update("acme", user.id, changes, an_entry(), end_logins=True)
+        with pytest.raises(NotFound):
+            await logins.add(a_login(user), refused)
+    with pytest.raises(NotFound):
+        await logins.add(a_login(nobody), HASH)
+    await logins.add(a_login(user), "$y")
+
+
+async def test_of_logins_and_a_change_that_come_together_no_login_is_left(acme: Store) -> None:
+    logins, users, user = acme.identity.logins, acme.identity.users, a_user("a@acme.test")
+    await users.add(user, an_entry())
+    made = [a_login(user) for _ in range(12)]
+    change = users.update("acme", user.id, {"password_hash": "$y"}, an_entry(), end_logins=True)
+    attempts = [logins.add(login, HASH) for login in made]
+    results = await asyncio.gather(*attempts[:6], change, *attempts[6:], return_exceptions=True)
+    assert {type(result) for result in results} <= {type(None), NotFound, UserRecord}
+    assert [await logins.get(login.id) for login in made] == [None] * 12
 
 
 async def test_logins_whose_time_is_over_go_and_a_change_may_end_them(acme: Store) -> None:
     logins, user = acme.identity.logins, a_user("a@acme.test")
     await acme.identity.users.add(user, an_entry())
     old, new = a_login(user, NOW), a_login(user)
-    await logins.add(old)
-    await logins.add(new)
+    await logins.add(old, HASH)
+    await logins.add(new, HASH)
     assert await logins.get(old.id) is None
     await acme.identity.users.update("acme", user.id, {"name": "x"}, an_entry())
     assert await logins.get(new.id) == new
@@ -214,7 +240,7 @@ async def fill(store: Store) -> tuple[UserRecord, UserRecord]:
     for user in users:
         await store.identity.users.add(user, an_entry())
         await store.identity.keys.add(a_key(user_id=user.id))
-        await store.identity.logins.add(a_login(user))
+        await store.identity.logins.add(a_login(user), HASH)
         conversation_id = new_id("conv")
         conversation = ConversationRecord(
             id=conversation_id,
@@ -269,6 +295,67 @@ async def test_an_erased_user_leaves_nothing_but_nameless_usage(acme: Store) -> 
     (total,) = await acme.usage.sums(UsageQuery("acme"), interval=None, dimensions=(), limit=9)
     assert (total.runs, total.charged_micros) == (3, 21)
     assert (await acme.identity.audit.page("acme", limit=1)) == [entry]
+
+
+async def test_old_audit_entries_go_a_little_at_a_time_whatever_their_account(acme: Store) -> None:
+    audit = acme.identity.audit
+    entries = [replace(an_entry("acme" if i % 2 else "gone"), create_time=NOW + i) for i in range(5)]
+    for entry in entries:
+        await audit.add(entry)
+    assert await audit.purge(NOW, limit=2) == 0
+    assert await audit.purge(NOW + 3, limit=2) == 2
+    assert await audit.purge(NOW + 3, limit=2) == 2  # one of them tells of the account itself
+    assert await audit.purge(NOW + 3, limit=2) == 0
+    assert await audit.page("acme", limit=9) == [entries[3]]
+    assert await audit.page("gone", limit=9) == [entries[4]]
+    assert await acme.identity.accounts.get("acme") == ACME
+
+
+async def test_of_servers_that_purge_together_each_tells_what_it_deleted(acme: Store) -> None:
+    for _ in range(20):
+        await acme.identity.audit.add(an_entry())
+    counts = await asyncio.gather(*(acme.identity.audit.purge(NOW + 1, limit=9) for _ in range(4)))
+    assert sum(counts) + await acme.identity.audit.purge(NOW + 1, limit=99) == 21
+    assert await acme.identity.audit.page("acme", limit=9) == []
+
+
+async def test_what_has_something_against_a_change_of_a_key_sees_it_as_it_is(acme: Store) -> None:
+    keys, key = acme.identity.keys, a_key("acme")
+    await keys.add(key)
+    seen: list[KeyRecord] = []
+
+    def refuse(found: KeyRecord) -> None:
+        seen.append(found)
+        raise Conflict("no")
+
+    with pytest.raises(Conflict):
+        await keys.update("acme", key.id, {"name": "x"}, an_entry("acme", "never"), refuse)
+    assert await keys.update("default", key.id, {"name": "x"}, an_entry("default"), refuse) is None
+    assert seen == [key]
+    assert await keys.get("acme", key.id) == key
+    assert "never" not in [entry.action for entry in await acme.identity.audit.page("acme", limit=9)]
+
+
+async def test_a_check_and_its_change_are_one(acme: Store) -> None:
+    keys, key = acme.identity.keys, replace(a_key("acme"), name="0")
+    await keys.add(key)
+
+    async def count(number: int) -> None:
+        def check(found: KeyRecord) -> None:
+            if found.name != str(number):
+                raise Conflict("not yet, or not any more")
+
+        while True:
+            try:
+                await keys.update("acme", key.id, {"name": str(number + 1)}, an_entry(), check)
+            except Conflict:
+                await asyncio.sleep(0)
+            else:
+                return
+
+    await asyncio.wait_for(asyncio.gather(*(count(number) for number in range(6))), 60)
+    assert (found := await keys.get("acme", key.id)) is not None
+    assert found.name == "6"
 
 
 async def test_what_an_erased_user_leaves_late_is_erased_too(acme: Store) -> None:

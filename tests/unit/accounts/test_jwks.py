@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm
 
 from dragoman.reasons import Reason
 from dragoman_server.accounts.jwks import LEAST_INTERVAL, MAX_AGE, MAX_BYTES, MAX_STALE, parse_keys
@@ -174,9 +176,18 @@ async def test_old_keys_are_believed_for_a_while_when_the_provider_is_away(provi
         await provider.accounts.authenticate(token(provider.now, algorithm="ES256", name="one"))
 
 
+def test_a_key_that_this_build_cannot_read_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_data: Any) -> Any:
+        raise UnsupportedAlgorithm("not in this build of OpenSSL")
+
+    monkeypatch.setattr(ECAlgorithm, "from_jwk", staticmethod(refuse))
+    keys = [jwk(algorithm) for algorithm in ("ES256", "RS256")]
+    assert [algorithm for _, algorithm, _ in parse_keys(json.dumps({"keys": keys}).encode())] == ["RS256"]
+
+
 def test_private_weak_and_foreign_keys_are_left_out() -> None:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+    from jwt.algorithms import RSAAlgorithm
 
     weak = json.loads(RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024).public_key()))
     curve = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,6 +239,58 @@ def test_the_throttle_counts_all_names_together_and_remembers_not_too_many(monke
         throttle.check("another")
     now[0] = 10
     throttle.check("another")
+
+
+async def test_a_password_that_is_changed_while_it_is_checked_logs_nobody_in(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    matches = passwords._matches
+
+    def slow(stored: str, password: bytes) -> bool:
+        begun.set()
+        return go_on.wait(10) and matches(stored, password)
+
+    monkeypatch.setattr(passwords, "_matches", slow)
+    attempt = asyncio.create_task(house.reason(house.login()))
+    try:
+        assert await asyncio.to_thread(begun.wait, 10)
+        await house.accounts.users.update(operator(), house.user.id, password="battery staple")
+    finally:
+        go_on.set()
+    assert await attempt is Reason.LOGIN_FAILED
+
+
+async def test_who_leaves_gets_no_more_passwords_checked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, lock = threading.Event(), threading.Lock()
+    counts = {"running": 0, "most": 0, "begun": 0}
+
+    def slow(stored: str, password: bytes) -> bool:
+        with lock:
+            counts["running"] += 1
+            counts["begun"] += 1
+            counts["most"] = max(counts["most"], counts["running"])
+        go_on.wait(10)
+        with lock:
+            counts["running"] -= 1
+        return True
+
+    monkeypatch.setattr(passwords, "_matches", slow)
+    checker = passwords.Passwords()
+    try:
+        for _ in range(8):
+            task = asyncio.create_task(checker.matches("x", "y"))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        last = asyncio.create_task(checker.matches("x", "y"))
+        await asyncio.sleep(0.01)
+    finally:
+        go_on.set()
+    assert await asyncio.wait_for(last, 10)
+    assert (counts["most"], counts["begun"]) == (passwords.AT_ONCE, passwords.AT_ONCE + 1)
+    checker.close()
 
 
 async def test_too_many_at_once_are_told_to_come_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

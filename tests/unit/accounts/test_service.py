@@ -17,6 +17,8 @@ from dragoman_server.accounts.service import Accounts
 from dragoman_server.caller import Caller
 from dragoman_server.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
 from dragoman_server.ids import new_id
+from dragoman_server.settings import AuditSettings
+from dragoman_server.store.identity.records import AuditRecord
 from dragoman_server.store.memory import MemoryStore
 
 NOW = 1_790_000_000
@@ -228,6 +230,35 @@ asyncio.run(main())
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.split() == ["False", "False", "True"]
+
+
+@pytest.mark.parametrize(("days", "ages_left"), [(0, [0, 1, 2, 3, 4000]), (2, [0, 1, 2]), (10**12, [0, 1, 2, 3, 4000])])
+async def test_audit_entries_are_kept_as_long_as_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch, days: int, ages_left: list[int]
+) -> None:
+    store, sweeps_done = MemoryStore(), 0
+    again = asyncio.Event()
+    ages = {f"aud_{age}": age for age in (0, 1, 2, 3, 4000)}
+    for entry_id, age in ages.items():
+        time = int((NOW - age * 24 * 3600) * 1_000_000)
+        await store.identity.audit.add(AuditRecord(entry_id, "gone", time, "operator", "account.delete", "gone"))
+
+    async def erase_late(since: int) -> None:
+        nonlocal sweeps_done
+        sweeps_done += 1
+        if sweeps_done == 2:
+            again.set()
+
+    monkeypatch.setattr(sweeps, "FIRST_AFTER", 0)
+    monkeypatch.setattr(sweeps, "EVERY", 0)
+    monkeypatch.setattr(sweeps, "_AT_ONCE", 1)
+    monkeypatch.setattr(store.identity.users, "erase_late", erase_late)
+    accounts = Accounts(store, clock=lambda: NOW, audit=AuditSettings(retention_days=days))
+    accounts.start()
+    await asyncio.wait_for(again.wait(), 10)
+    await accounts.stop()
+    left = await store.identity.audit.page("gone", limit=9)
+    assert sorted(ages[entry.id] for entry in left) == ages_left
 
 
 async def test_erased_users_are_swept_and_a_failed_sweep_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

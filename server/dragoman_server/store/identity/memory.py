@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dragoman_server.caller import DEFAULT_ACCOUNT
 from dragoman_server.errors import Conflict, NotFound
-from dragoman_server.store.identity.records import USER_DELETED, AccountRecord, KeyRecord, Standing, UserRecord
+from dragoman_server.store.identity.records import USER_DELETED, AccountRecord, KeyRecord, Standing, UserRecord, allow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -271,9 +271,16 @@ class MemoryKeys:
         return _page(self._rows.keys.get(account_id, ()), limit, after)
 
     async def update(
-        self, account_id: str, key_id: str, changes: Mapping[str, Any], audit: AuditRecord
+        self,
+        account_id: str,
+        key_id: str,
+        changes: Mapping[str, Any],
+        audit: AuditRecord,
+        check: Callable[[KeyRecord], None] = allow,
     ) -> KeyRecord | None:
         """Does what `KeyStore.update` says."""
+        if (key := await self.get(account_id, key_id)) is not None:
+            check(key)
         return await self._change(account_id, key_id, changes, audit)
 
     async def revoke(
@@ -305,10 +312,11 @@ class MemoryLogins:
     def __init__(self, rows: _Rows) -> None:
         self._rows = rows
 
-    async def add(self, login: LoginRecord) -> None:
+    async def add(self, login: LoginRecord, password_hash: str) -> None:
         """Does what `LoginStore.add` says."""
         rows = self._rows
-        if rows.user(login.account_id, login.user_id) is None:
+        user = rows.user(login.account_id, login.user_id)
+        if user is None or user.password_hash != password_hash or user.disabled:
             raise NotFound(f"user {login.user_id!r} does not exist")
         rows.logins = {one.id: one for one in rows.logins.values() if one.expire_time > login.create_time}
         rows.logins[login.id] = login
@@ -345,6 +353,12 @@ class MemoryAudit:
         found = [entry for entry in self._rows.audit if entry.account_id == account_id]
         found.sort(key=lambda entry: entry.id, reverse=True)
         return [entry for entry in found if before is None or entry.id < before][:limit]
+
+    async def purge(self, before: int, *, limit: int) -> int:
+        """Does what `AuditStore.purge` says."""
+        old = {entry.id for entry in [entry for entry in self._rows.audit if entry.create_time < before][:limit]}
+        self._rows.audit = [entry for entry in self._rows.audit if entry.id not in old]
+        return len(old)
 
 
 class MemorySecrets:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dragoman.v1.account_service_pb2 import KeyGrants, KeyRole, RateLimits
 
@@ -166,6 +166,10 @@ class Standing:
     user: UserRecord | None = None
 
 
+def allow(_key: KeyRecord) -> None:
+    """Has nothing against a change, whatever the key is."""
+
+
 class AccountStore(Protocol):
     """The accounts. All methods raise `Unavailable` if the database does not answer, here and below."""
 
@@ -284,9 +288,23 @@ class KeyStore(Protocol):
         """Returns the first keys of the account by (create_time, id), beginning behind `after`."""
 
     async def update(
-        self, account_id: str, key_id: str, changes: Mapping[str, object], audit: AuditRecord
+        self,
+        account_id: str,
+        key_id: str,
+        changes: Mapping[str, object],
+        audit: AuditRecord,
+        check: Callable[[KeyRecord], None] = allow,
     ) -> KeyRecord | None:
-        """Changes attributes of a key and returns it; None if the account has no such key."""
+        """Changes attributes of a key and returns it; None if the account has no such key.
+
+        Args:
+            account_id: The account.
+            key_id: The key.
+            changes: New values by the names of attributes.
+            audit: Tells of it.
+            check: Looks at the key as it is right before, while nobody else changes it; what it raises is raised, and
+                nothing changes.
+        """
 
     async def revoke(
         self, account_id: str, key_id: str, revoke_time: int, audit: AuditRecord | None = None
@@ -297,11 +315,16 @@ class KeyStore(Protocol):
 class LoginStore(Protocol):
     """The logins. They are found by their ids, which are secrets of their owners."""
 
-    async def add(self, login: LoginRecord) -> None:
+    async def add(self, login: LoginRecord, password_hash: str) -> None:
         """Keeps a new login; those whose time is over go.
 
+        Args:
+            login: The login.
+            password_hash: The hash that the password was checked against. Checking takes a while: who has been given
+                another password meanwhile, or was disabled, must not be logged in with the old one.
+
         Raises:
-            NotFound: If the user does not exist any more.
+            NotFound: If the user does not exist any more, or not as they were when the password was checked.
         """
 
     async def get(self, login_id: str) -> LoginRecord | None:
@@ -322,6 +345,9 @@ class AuditStore(Protocol):
 
     async def page(self, account_id: str, *, limit: int, before: str | None = None) -> list[AuditRecord]:
         """Returns the newest entries of the account, beginning before the entry with the id `before`."""
+
+    async def purge(self, before: int, *, limit: int) -> int:
+        """Deletes entries of all accounts that are older than a time, no more than `limit`; returns how many."""
 
 
 class SecretStore(Protocol):

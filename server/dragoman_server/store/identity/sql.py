@@ -148,6 +148,12 @@ class SqlAudit:
             rows = await connection.execute(statement.order_by(audit_entries.c.id.desc()).limit(limit))
             return [AuditRecord(**row._mapping) for row in rows]
 
+    async def purge(self, before: int, *, limit: int) -> int:
+        """Does what `AuditStore.purge` says."""
+        old = select(audit_entries.c.id).where(audit_entries.c.create_time < before).limit(limit)
+        async with self._database.write() as connection:
+            return (await connection.execute(delete(audit_entries).where(audit_entries.c.id.in_(old)))).rowcount
+
 
 class SqlSecrets:
     """The server's own secrets; see `SecretStore`."""

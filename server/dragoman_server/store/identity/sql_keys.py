@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import exists, func, insert, literal, select, tuple_, update
 
 from dragoman_server.errors import NotFound
-from dragoman_server.store.identity.records import KeyRecord
+from dragoman_server.store.identity.records import KeyRecord, allow
 from dragoman_server.store.sql import keep_audit
 from dragoman_server.store.tables import accounts, api_keys, users
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import Row, Update
 
@@ -80,10 +80,15 @@ class SqlKeys:
             return [KeyRecord(**row._mapping) for row in await connection.execute(statement)]
 
     async def update(
-        self, account_id: str, key_id: str, changes: Mapping[str, object], audit: AuditRecord
+        self,
+        account_id: str,
+        key_id: str,
+        changes: Mapping[str, object],
+        audit: AuditRecord,
+        check: Callable[[KeyRecord], None] = allow,
     ) -> KeyRecord | None:
         """Does what `KeyStore.update` says."""
-        return await self._change(account_id, key_id, update(api_keys).values(**changes), audit)
+        return await self._change(account_id, key_id, update(api_keys).values(**changes), audit, check)
 
     async def revoke(
         self, account_id: str, key_id: str, revoke_time: int, audit: AuditRecord | None = None
@@ -93,11 +98,20 @@ class SqlKeys:
         return await self._change(account_id, key_id, update(api_keys).values(revoke_time=first), audit)
 
     async def _change(
-        self, account_id: str, key_id: str, statement: Update, audit: AuditRecord | None
+        self,
+        account_id: str,
+        key_id: str,
+        statement: Update,
+        audit: AuditRecord | None,
+        check: Callable[[KeyRecord], None] = allow,
     ) -> KeyRecord | None:
-        statement = statement.where(api_keys.c.account_id == account_id, api_keys.c.id == key_id)
+        this = (api_keys.c.account_id == account_id) & (api_keys.c.id == key_id)
         async with self._database.write() as connection:
-            key = _record((await connection.execute(statement.returning(*_COLUMNS))).first())
-            if key is not None and audit is not None:
+            key = _record((await connection.execute(_KEYS.where(this).with_for_update())).first())
+            if key is None:
+                return None
+            check(key)
+            key = _record((await connection.execute(statement.where(this).returning(*_COLUMNS))).first())
+            if audit is not None:
                 await keep_audit(connection, audit)
             return key

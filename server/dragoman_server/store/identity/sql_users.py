@@ -111,9 +111,10 @@ class SqlLogins:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, login: LoginRecord) -> None:
+    async def add(self, login: LoginRecord, password_hash: str) -> None:
         """Does what `LoginStore.add` says."""
         user = select(users.c.id).where(users.c.account_id == login.account_id, users.c.id == login.user_id)
+        user = user.where(users.c.password_hash == password_hash, users.c.disabled.is_(False))
         async with self._database.write() as connection:
             if (await connection.execute(user.with_for_update(read=True))).first() is None:
                 raise NotFound(f"user {login.user_id!r} does not exist")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision."""
 
 _LOCK = 0x647261676F6D616E

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dragoman_edge.auth import guarded
 from dragoman_edge.calls import Core
 from dragoman_edge.edge import Edge
 from dragoman_edge.metrics import EdgeMetrics
@@ -106,7 +107,7 @@ async def start_edge(
     """
     metrics = EdgeMetrics(registry)
     edge = Edge(Core(channel), settings, metrics, registry)
-    routes = build_routes(edge)
+    routes = guarded(build_routes(edge))
     if settings.log_requests:
         routes = watched(routes, log_requests)
     if tracer_provider is not None:

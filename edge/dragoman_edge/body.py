@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from dragoman_edge.routing import Handler
     from dragoman_edge.settings import EdgeSettings
 
+HeadT = TypeVar("HeadT")
+
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 MAX_VALUES = 100_000
 """Most values in a body, all levels together: far more than any request needs but one that brings its tokens."""
 
 
 def takes_json(
-    settings: EdgeSettings, answer: Callable[[Exchange, dict[str, Any]], Awaitable[Response | Stream]]
+    settings: EdgeSettings,
+    read_head: Callable[[Exchange], HeadT],
+    answer: Callable[[Exchange, HeadT, dict[str, Any]], Awaitable[Response | Stream]],
 ) -> Handler:
     """Returns a handler of requests whose body must be a JSON object.
 
@@ -33,19 +37,21 @@ def takes_json(
 
     Args:
         settings: Bounds of the body's size, time and depth.
-        answer: Answers a request, given the object.
+        read_head: Reads what the head of a request says, before its body; raises EdgeError.
+        answer: Answers a request, given that and the object.
     """
 
     def handle(exchange: Exchange) -> Awaitable[Response | Stream]:
+        head = read_head(exchange)
         facts, body = exchange.facts, exchange.request.body
         if facts.json_as_it_is is None:
             facts.json_as_it_is = _is_json_as_it_is(exchange.request.headers)
         if facts.json_as_it_is and body.complete and body.unread <= settings.max_request_bytes:
-            return answer(exchange, parse_json_object(body.take(), settings.max_json_depth))
-        return wait(exchange)
+            return answer(exchange, head, parse_json_object(body.take(), settings.max_json_depth))
+        return wait(exchange, head)
 
-    async def wait(exchange: Exchange) -> Response | Stream:
-        return await answer(exchange, await read_json_object(exchange.request, settings))
+    async def wait(exchange: Exchange, head: HeadT) -> Response | Stream:
+        return await answer(exchange, head, await read_json_object(exchange.request, settings))
 
     handle.__name__ = answer.__name__  # the documentation names operations by it
     return handle

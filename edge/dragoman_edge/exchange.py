@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from dragoman_edge.auth import credential_of
+from dragoman.reasons import Reason
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.http.response import Response
 
@@ -65,11 +65,6 @@ class Exchange:
         """The variable parts of its path, decoded."""
         return self.facts.params
 
-    @property
-    def key_header(self) -> str:
-        """The header whose key counts alone if it is there; see `credential_of`."""
-        return self.facts.key_header
-
     def header(self, name: str) -> str | None:
         """Returns the value of a header that the core is told of; None if it is not there.
 
@@ -99,21 +94,34 @@ class Exchange:
             raise EdgeError(message, code="invalid_query") from None
         return dict(reversed(fields))
 
-    def metadata(self, given: str | None = None) -> tuple[tuple[str, str], ...]:
-        """Returns the metadata of the calls made for the request: its id and its credential.
+    def credential(self) -> str | None:
+        """Returns the credential, or None if there is none.
 
-        Args:
-            given: A credential from elsewhere than the headers.
+        Raises:
+            EdgeError: If the request carries contradicting or malformed credentials.
+        """
+        return self.facts.find_credential(self)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Returns the metadata of the calls made for the request: its id and its credential.
 
         Raises:
             EdgeError: If the request carries contradicting or malformed credentials.
         """
         facts = self.facts
-        if given is not None:
-            return self.metadata_with(credential_of(self.request, given, key_header=facts.key_header))
         if facts.credential is None:
-            facts.credential = _as_metadata(credential_of(self.request, key_header=facts.key_header))
+            facts.credential = _as_metadata(self.credential())
         return (("x-request-id", self.request_id), *facts.credential, *self.trace)
+
+    def require_credential(self) -> None:
+        """Does nothing for a request with a credential. Whether it is good is for the core to say.
+
+        Raises:
+            EdgeError: If there is none, or it is malformed.
+        """
+        if not self.facts.credential and self.credential() is None:
+            message = "An API key is needed, as `Authorization: Bearer KEY` or `x-api-key: KEY`."
+            raise EdgeError(message, reason=Reason.API_KEY_MISSING)
 
     def metadata_with(self, credential: str | None) -> tuple[tuple[str, str], ...]:
         """Returns the metadata of calls with a credential, which was checked."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from dragoman_edge.auth import FindCredential
     from dragoman_edge.dialects.dialect import Dialect
     from dragoman_edge.exchange import Exchange
     from dragoman_edge.http.response import Response
@@ -25,7 +26,7 @@ class HeadFacts:
         dialect: The words in which its errors are told.
         counts: Counts its answers.
         params: The variable parts of its path, decoded.
-        key_header: The header whose key counts alone if it is there; see `credential_of`.
+        find_credential: Finds its credential.
         cors: The headers that let a web page read the answer.
         request_id: The client's name of the request, if that is sane; else empty.
         credential: The metadata that carries its credential: one pair, or none.
@@ -38,7 +39,7 @@ class HeadFacts:
     dialect: Dialect
     counts: RouteCounts
     params: Mapping[str, str]
-    key_header: str
+    find_credential: FindCredential
     cors: Mapping[str, str]
     request_id: str
     credential: tuple[tuple[str, str], ...] | None = None

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from dragoman.reasons import Reason
+from dragoman_edge.auth import in_headers
 from dragoman_edge.dialects.registry import OPENAI, dialect_of
 from dragoman_edge.errors import EdgeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from dragoman_edge.auth import FindCredential
     from dragoman_edge.dialects.dialect import Dialect
     from dragoman_edge.exchange import Exchange
     from dragoman_edge.http.response import Response
@@ -62,6 +64,7 @@ class Route:
         instead: A header in lower case, and the route of the requests that carry it: two dialects may share a path.
         dialect: The words in which its errors are told.
         key_header: A header in lower case whose key counts alone if it is there, whatever Authorization says.
+        find_credential: Finds the credential of its requests.
     """
 
     method: str
@@ -80,6 +83,7 @@ class Route:
     instead: tuple[str, Route] | None = None
     dialect: Dialect = OPENAI
     key_header: str = ""
+    find_credential: FindCredential = in_headers
 
 
 class Router:

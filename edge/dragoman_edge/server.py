@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dragoman_edge.auth import in_headers
 from dragoman_edge.calls import UnaryAnswer
 from dragoman_edge.cors import cors_headers, preflight_headers
 from dragoman_edge.dialects.registry import OPENAI, dialect_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dragoman.reasons import Reason
     from dragoman.streaming import CallStatus
     from dragoman.unary import CallHandle
+    from dragoman_edge.auth import FindCredential
     from dragoman_edge.http.errors import HttpError
     from dragoman_edge.http.request import Head, Request
     from dragoman_edge.http.stream import Stream
@@ -125,7 +127,8 @@ class Dispatcher:
         """Returns what a head decides."""
         origins = self._cors_origins
         cors = cors_headers(head.headers, origins) if origins else _NO_CORS
-        route, dialect, key_header, params = "unknown", None, "", _NO_PARAMS
+        route, dialect, params = "unknown", None, _NO_PARAMS
+        find_credential: FindCredential = in_headers
         handler: Callable[[Exchange], Response | Awaitable[Response | Stream]]
         try:
             methods, raw_params = self._router.find(head.path)
@@ -137,7 +140,8 @@ class Dispatcher:
                 route, dialect = any_.path, any_.dialect
                 handler = partial(_without_handler, methods)
             else:
-                route, dialect, key_header, handler = found.path, found.dialect, found.key_header, found.handler
+                route, dialect, handler = found.path, found.dialect, found.handler
+                find_credential = found.find_credential
                 params = decoded(raw_params)
         except EdgeError as error:
             handler = partial(_refused, error.message, error.reason, error.code)
@@ -148,7 +152,7 @@ class Dispatcher:
             dialect or dialect_of(head.path),
             self._metrics.counts_of(route, head.method if head.method in _METHODS else "other"),
             params,
-            key_header,
+            find_credential,
             cors,
             given if _SANE_REQUEST_ID.fullmatch(given) else "",
         )

@@ -94,6 +94,10 @@ class UnsupportedFeature(InvalidRequest):
     default_reason = Reason.UNSUPPORTED_FEATURE
 
 
+class Dispensable(UnsupportedFeature):
+    """The model has no word for a wish that it all but fulfils as it is: the field may be left out, if that is told."""
+
+
 class ContextLengthExceeded(InvalidRequest):
     """The prompt does not fit the model's context."""
 

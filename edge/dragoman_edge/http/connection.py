@@ -229,7 +229,8 @@ class Connection(asyncio.Protocol):
         transport, request, server = self.transport, self._parser.request, self._server
         if request is None or transport is None or transport.is_closing():
             return
-        closing = self._closing = self._closing or answer.close or server.stopping
+        closing = self._closing or answer.close or server.stopping
+        self._closing = closing = closing or (not request.body.complete and _is_held_back(request))
         try:
             self.send(answer.render(request, server.common, close=closing))
         except Exception:
@@ -265,7 +266,7 @@ class Connection(asyncio.Protocol):
         transport, server = self.transport, self._server
         if transport is None or transport.is_closing():
             return
-        self._closing = self._closing or answer.close or server.stopping
+        self._closing = self._closing or answer.close or server.stopping or _is_held_back(request)
         self.send(answer.render(request, server.common, close=self._closing))
 
     def _answered(self, request: Request) -> None:
@@ -350,7 +351,7 @@ class Connection(asyncio.Protocol):
         if self.transport is None:
             raise ConnectionResetError("the client has gone")
         chunked = bool(request.head.minor)
-        self._closing = self._closing or server.stopping or not chunked
+        self._closing = self._closing or server.stopping or not chunked or _is_held_back(request)
         common = f"{server.common}Transfer-Encoding: chunked\r\n" if chunked else server.common
         head = render_head(request, status, headers, common, close=self._closing)
         if request.method == "HEAD":
@@ -477,6 +478,11 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and self.transport is not None:
             self._reading_paused = False
             self.transport.resume_reading()
+
+
+def _is_held_back(request: Request) -> bool:
+    """Whether a client may still wait to be asked for the body: what comes next may be that, or another request."""
+    return not request.body.complete and "expect" in request.headers
 
 
 def _slow_body(seconds: float) -> BodyError:

@@ -55,12 +55,16 @@ def alchemyst_chat_routes(edge: Edge) -> list[Route]:
     """Returns the routes that generate."""
 
     async def generate_chat(exchange: Exchange) -> Response | Stream:
-        request = check_generate(await read_json_object(exchange.request, edge.settings), exchange.query())
-        return await _answer(edge, exchange, request, streams=bool(request.get("stream")))
+        return await answer(exchange)
 
     async def stream_chat(exchange: Exchange) -> Response | Stream:
-        request = check_generate(await read_json_object(exchange.request, edge.settings), exchange.query())
-        return await _answer(edge, exchange, request, streams=True)
+        return await answer(exchange, streams=True)
+
+    async def answer(exchange: Exchange, *, streams: bool = False) -> Response | Stream:
+        query, deltas = exchange.query(), _wants_deltas(exchange)
+        request = check_generate(await read_json_object(exchange.request, edge.settings), query)
+        streams = streams or bool(request.get("stream"))
+        return await _answer(edge, exchange, request, streams=streams, deltas=deltas and streams)
 
     async def chat_once(exchange: Exchange) -> Response | Stream:
         _refuse_headers(exchange)
@@ -121,10 +125,11 @@ def _direct(request: DirectRequest) -> Generation:
     )
 
 
-async def _answer(edge: Edge, exchange: Exchange, request: GenerateRequest, *, streams: bool) -> Response | Stream:
+async def _answer(
+    edge: Edge, exchange: Exchange, request: GenerateRequest, *, streams: bool, deltas: bool
+) -> Response | Stream:
     """Answers in the chat of a request; one that it made is discarded if nothing was said in it."""
     _refuse_headers(exchange)
-    deltas = _wants_deltas(exchange) and streams
     metadata = exchange.metadata()
     chat = await _open_chat(edge, exchange, request, metadata)
     chat_id = chat.conversation.short_id

@@ -9,6 +9,7 @@ import orjson
 
 from dragoman.reasons import Reason
 from dragoman.v1.catalog_service_pb2 import GetModelRequest, ListModelsRequest
+from dragoman_edge.auth import in_headers_or_query
 from dragoman_edge.body import takes_json
 from dragoman_edge.calls import answer_of
 from dragoman_edge.dialects.dialect import Generation
@@ -38,18 +39,18 @@ _LARGEST_PAGE = 1000
 def gemini_routes(edge: Edge) -> list[Route]:
     """Returns the routes of the dialect. Some paths of the catalogue are shared: see `models`."""
 
-    def generate_content(exchange: Exchange, body: dict[str, Any]) -> Awaitable[Response | Stream]:
-        return answer(exchange, body, streams=False)
+    def generate_content(exchange: Exchange, array: bool, body: dict[str, Any]) -> Awaitable[Response | Stream]:
+        return answer(exchange, array, body, streams=False)
 
-    def stream_generate_content(exchange: Exchange, body: dict[str, Any]) -> Awaitable[Response | Stream]:
-        return answer(exchange, body, streams=True)
+    def stream_generate_content(exchange: Exchange, array: bool, body: dict[str, Any]) -> Awaitable[Response | Stream]:
+        return answer(exchange, array, body, streams=True)
 
-    def answer(exchange: Exchange, body: dict[str, Any], *, streams: bool) -> Awaitable[Response | Stream]:
-        query = exchange.query()
-        generation = read_generation(body, query, exchange.params["model_id"], streams=streams)
-        return generate(edge, exchange, generation, exchange.metadata(query.get("key")))
+    def answer(exchange: Exchange, array: bool, body: dict[str, Any], *, streams: bool) -> Awaitable[Response | Stream]:
+        generation = read_generation(body, array, exchange.params["model_id"], streams=streams)
+        return generate(edge, exchange, generation, exchange.metadata())
 
-    whole, streamed = takes_json(edge.settings, generate_content), takes_json(edge.settings, stream_generate_content)
+    whole = takes_json(edge.settings, wants_array, generate_content)
+    streamed = takes_json(edge.settings, wants_array, stream_generate_content)
     generations = _generation_routes("/v1beta/models", whole, streamed)
     # An SDK of Google's asks under v1 when it is given no version.
     twins = _generation_routes("/v1/models", whole, streamed)
@@ -66,8 +67,7 @@ def gemini_catalogue(edge: Edge) -> tuple[Route, Route]:
     async def list_gemini_models(exchange: Exchange) -> Response:
         query = exchange.query()
         request = ListModelsRequest(page_size=_page_size(query), page_token=query.get("pageToken", ""))
-        metadata = exchange.metadata(query.get("key"))
-        page = await answer_of(edge.core.catalog.ListModels(request, metadata=metadata))
+        page = await answer_of(edge.core.catalog.ListModels(request, metadata=exchange.metadata()))
         body: dict[str, Any] = {"models": [model_object(model) for model in page.models]}
         if page.next_page_token:
             body["nextPageToken"] = page.next_page_token
@@ -75,8 +75,7 @@ def gemini_catalogue(edge: Edge) -> tuple[Route, Route]:
 
     async def get_gemini_model(exchange: Exchange) -> Response:
         request = GetModelRequest(model_id=exchange.params["model_id"])
-        metadata = exchange.metadata(exchange.query().get("key"))
-        found = await answer_of(edge.core.catalog.GetModel(request, metadata=metadata))
+        found = await answer_of(edge.core.catalog.GetModel(request, metadata=exchange.metadata()))
         return exchange.json(orjson.dumps(model_object(found.model)))
 
     return (
@@ -89,6 +88,7 @@ def gemini_catalogue(edge: Edge) -> tuple[Route, Route]:
             parameters=_PAGING,
             answers={"application/json": "gemini.ListModelsResponse"},
             dialect=GEMINI,
+            find_credential=in_headers_or_query,
         ),
         Route(
             "GET",
@@ -99,6 +99,7 @@ def gemini_catalogue(edge: Edge) -> tuple[Route, Route]:
             parameters=(KEY,),
             answers={"application/json": "gemini.Model"},
             dialect=GEMINI,
+            find_credential=in_headers_or_query,
         ),
     )
 
@@ -117,6 +118,7 @@ def _generation_routes(models: str, whole: Handler, stream: Handler) -> list[Rou
             request="gemini.GenerateContentRequest",
             answers={"application/json": "gemini.GenerateContentResponse"},
             dialect=GEMINI,
+            find_credential=in_headers_or_query,
         ),
         Route(
             "POST",
@@ -133,6 +135,7 @@ def _generation_routes(models: str, whole: Handler, stream: Handler) -> list[Rou
             },
             streams=True,
             dialect=GEMINI,
+            find_credential=in_headers_or_query,
         ),
         Route(
             "POST",
@@ -142,6 +145,7 @@ def _generation_routes(models: str, whole: Handler, stream: Handler) -> list[Rou
             summary="Refuses every other method.",
             documented=False,
             dialect=GEMINI,
+            find_credential=in_headers_or_query,
         ),
     ]
 
@@ -156,23 +160,33 @@ def unknown_method(name: str) -> EdgeError:
     return EdgeError(message, reason=Reason.NOT_FOUND)
 
 
-def read_generation(body: dict[str, Any], query: dict[str, str], model: str, *, streams: bool) -> Generation:
+def wants_array(exchange: Exchange) -> bool:
+    """Returns whether a stream is to be one JSON array, and not server-sent events.
+
+    Raises:
+        EdgeError: If it makes no sense.
+    """
+    query = exchange.query()
+    form = query.get("alt", query.get("$alt", "json"))
+    if form not in ("json", "sse"):
+        raise EdgeError(f"Invalid value for 'alt': {form[:40]!r}; it must be json or sse.", param="alt")
+    return form == "json"
+
+
+def read_generation(body: dict[str, Any], array: bool, model: str, *, streams: bool) -> Generation:
     """Reads a request for a generation.
 
     Args:
         body: The request.
-        query: Its query.
+        array: Whether a stream is one JSON array.
         model: The model that its path names.
         streams: Whether its path asks for a stream.
 
     Raises:
         EdgeError: If it breaks a rule.
     """
-    form = query.get("alt", query.get("$alt", "json"))
-    if form not in ("json", "sse"):
-        raise EdgeError(f"Invalid value for 'alt': {form[:40]!r}; it must be json or sse.", param="alt")
     request = check_request(body)
-    options = options_of(request, array=form == "json")
+    options = options_of(request, array=array)
     return Generation(
         fill=lambda spec: fill_spec(spec, request, model),
         render=lambda run: render_answer(run, options),

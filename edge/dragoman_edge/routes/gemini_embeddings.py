@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dragoman_edge.auth import in_headers_or_query
 from dragoman_edge.body import read_json_object
 from dragoman_edge.dialects.gemini.embeddings import read_batch, read_single, render_batch, render_single
 from dragoman_edge.dialects.registry import GEMINI
@@ -35,9 +36,8 @@ def gemini_embedding_routes(edge: Edge) -> list[Route]:
         read: Callable[[dict[str, object], str], EmbedRequest],
         render: Callable[[EmbedResponse], Iterator[bytes]],
     ) -> Response:
-        metadata = exchange.metadata(exchange.query().get("key"))
         request = read(await read_json_object(exchange.request, edge.settings), exchange.params["model_id"])
-        return await answer_embeddings(edge, exchange, request, render, metadata)
+        return await answer_embeddings(edge, exchange, request, render, exchange.metadata())
 
     rows = (
         ("embedContent", embed_content, "Turns a content into a vector.", "EmbedContent"),
@@ -55,6 +55,7 @@ def gemini_embedding_routes(edge: Edge) -> list[Route]:
             request=f"gemini.{message}Request",
             answers={"application/json": f"gemini.{message}Response"},
             dialect=GEMINI,
+            find_credential=in_headers_or_query,
         )
         for method, handler, summary, message in rows
     ]

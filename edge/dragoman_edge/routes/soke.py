@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dragoman.v1.account_service_pb2 import GetCallerRequest
+from dragoman_edge.auth import credential_of
 from dragoman_edge.calls import answer_of
 from dragoman_edge.dialects.registry import SOKE
 from dragoman_edge.dialects.soke.headers import LIMIT, tell_limits
@@ -78,7 +79,11 @@ def soke_route(edge: Edge, route: Route) -> Route:
             raise
 
     handle.__name__ = handler.__name__
-    return replace(route, handler=handle, dialect=SOKE, key_header=_KEY_HEADER)
+    return replace(route, handler=handle, dialect=SOKE, key_header=_KEY_HEADER, find_credential=_find_credential)
+
+
+def _find_credential(exchange: Exchange) -> str | None:
+    return credential_of(exchange.request, key_header=_KEY_HEADER)
 
 
 async def _complete(edge: Edge, exchange: Exchange) -> None:

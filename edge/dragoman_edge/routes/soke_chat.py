@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dragoman.credentials import looks_like_token
-from dragoman_edge.auth import credential_of
 from dragoman_edge.body import read_json_object
 from dragoman_edge.dialects.dialect import Generation
 from dragoman_edge.dialects.soke.answer import options_of, render_completion
@@ -40,8 +39,7 @@ def soke_chat_routes(edge: Edge) -> list[Route]:
     async def create_soke_completion(exchange: Exchange) -> Response | Stream:
         # Keys are stateless here, tokens are not. Which of the two a credential is, its shape says, as it does in the
         # core: no call is needed to ask. Nothing is granted by that: the core has yet to say whether it is good.
-        credential = credential_of(exchange.request, key_header=exchange.key_header)
-        metadata = exchange.metadata_with(credential)
+        credential, metadata = exchange.credential(), exchange.metadata()
         checked = check_chat(await read_json_object(exchange.request, edge.settings))
         if CONVERSATION.lower() in exchange.request.headers:
             message = f"'{CONVERSATION}' is not for this route: say it with 'conversationId'."

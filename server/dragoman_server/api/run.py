@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dragoman.v1 import run_service_pb2_grpc
@@ -58,21 +59,21 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         try:
             begun = self._runs.begin(caller_of(), request.spec, _execute_options(request, context))
         except DragomanError as error:
-            return abort(context, error)
+            return partial(abort, context, error)
         if begun.__class__ is not LiveRun:  # it has to be admitted first
-            return self._execute(begun, context)
+            return partial(self._execute, begun, context)
         return self._executed_later(begun, context)
 
     @begun_by(begin_execute)
     @mapped
     async def ExecuteRun(self, request: ExecuteRunRequest, context: Context) -> ExecuteRunResponse:
-        submitted = self._runs.submit(caller_of(), request.spec, _execute_options(request, context))
-        response: ExecuteRunResponse = await self._execute(submitted, context)
+        submit = partial(self._runs.submit, caller_of(), request.spec, _execute_options(request, context))
+        response: ExecuteRunResponse = await self._execute(submit, context)
         return response
 
     @mapped
-    async def _execute(self, submitted: Awaitable[LiveRun], context: Any) -> Any:
-        run = await submitted
+    async def _execute(self, submit: Callable[[], Awaitable[LiveRun]], context: Any) -> Any:
+        run = await submit()
         return self._executed_later(run, context) or await self._executed(run)
 
     def _executed_later(self, run: LiveRun, context: Any) -> Any:

@@ -45,8 +45,9 @@ def begun_by(begin: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
     """Decorates a servicer's unary method with a plain function that does its work in the in-process server.
 
     It has the parameters of the method and runs within the call that starts it, so that it must not wait. It returns
-    DEFERRED, or a coroutine that gives the response, which gets a task. That task may be cancelled before its first
-    step: what must be undone then is better begun in it. Callers that expect a stream get the method itself.
+    DEFERRED, or a function without parameters that makes the coroutine that gives the response: it is called in a task.
+    That task may be cancelled before its first step, so that nothing is made that would have to be awaited or undone.
+    Callers that expect a stream get the method itself.
     """
 
     def mark(method: MethodT) -> MethodT:
@@ -230,7 +231,7 @@ class InProcessServer(grpc.aio.Server):
             self._failed(exchange, context, served.path, error)
             return None
         if result is not DEFERRED or context.abort_error is not None:
-            return self._answer(exchange, served, context, result)
+            return self._answer(exchange, served, context, result, begun=True)
         exchange.detached = exchange.status is None
         return None
 
@@ -258,10 +259,12 @@ class InProcessServer(grpc.aio.Server):
         else:
             await self._answer(exchange, served, context, result)
 
-    async def _answer(self, exchange: Exchange, served: Served, context: ServicerContext, result: Any) -> None:
-        """Ends a call with what its handler returned, or defers that."""
+    async def _answer(
+        self, exchange: Exchange, served: Served, context: ServicerContext, result: Any, *, begun: bool = False
+    ) -> None:
+        """Ends a call with what its handler returned, or with what is left to be done of one that has begun."""
         try:
-            response = result if result is DEFERRED else await _coroutine(result)
+            response = result if result is DEFERRED else await _coroutine(result() if begun else result)
             if exchange.guard is not None:
                 exchange.guard.verify()
             if context.abort_error is not None:

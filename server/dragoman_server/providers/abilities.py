@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dragoman.v1.sampling_pb2 import Modality
-from dragoman_server.errors import UnsupportedFeature
+from dragoman.v1.sampling_pb2 import Modality, ReasoningEffort
+from dragoman_server.errors import Dispensable, UnsupportedFeature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,17 +34,18 @@ class Abilities:
         facts: What is known of it.
     """
 
-    __slots__ = ("_lacks", "_unsupported", "_unwritten")
+    __slots__ = ("_lacks", "_thinks", "_unsupported", "_unwritten")
 
     def __init__(self, facts: Facts) -> None:
         self._unsupported = facts.unsupported
         self._lacks = tuple(need for need in _NEEDS if need.capability not in facts.capabilities)
+        self._thinks = facts.thinks
         self._unwritten = frozenset(Modality.values()).difference(facts.writes) if facts.known else frozenset()
 
     @property
     def boundless(self) -> bool:
         """Whether nothing is known that it does not do."""
-        return not (self._unsupported or self._lacks or self._unwritten)
+        return self._thinks and not (self._unsupported or self._lacks or self._unwritten)
 
     def check(self, spec: ChatSpec) -> None:
         """Refuses what the model is known not to do.
@@ -60,6 +61,8 @@ class Abilities:
                 raise UnsupportedFeature(f"the model does not support {need.feature}", field=need.field)
         if spec.modalities and self._unwritten.intersection(spec.modalities):
             raise UnsupportedFeature("the model does not produce what `modalities` asks for", field="modalities")
+        if not self._thinks and (field := sparing_field(spec)):
+            raise Dispensable("the model does not think", field=field)
 
 
 def _is_set(spec: ChatSpec, path: str) -> bool:
@@ -74,6 +77,16 @@ def _is_set(spec: ChatSpec, path: str) -> bool:
         if descriptor.name == name:
             return path not in _NEUTRAL or value != _NEUTRAL[path]
     return False
+
+
+_SPARING = (ReasoningEffort.REASONING_EFFORT_NONE, ReasoningEffort.REASONING_EFFORT_MINIMAL)
+
+
+def sparing_field(spec: ChatSpec) -> str:
+    """Returns the field by which a request asks for no thoughts, or as few as can be; empty if none does."""
+    if spec.HasField("reasoning_budget_tokens"):  # it wins over the effort
+        return "" if spec.reasoning_budget_tokens else "reasoning_budget_tokens"
+    return "reasoning_effort" if spec.reasoning_effort in _SPARING else ""
 
 
 def _has_images(spec: ChatSpec) -> bool:

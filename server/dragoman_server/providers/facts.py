@@ -41,6 +41,7 @@ class Facts:
         capabilities: What it can do, by the names in `ModelCapabilities`.
         prices: What it costs; None when unknown.
         unsupported: Fields of `ChatSpec` that it does not know, as paths.
+        thinks: Whether it may think before it answers: false only if it is known not to.
     """
 
     known: bool = False
@@ -51,6 +52,7 @@ class Facts:
     capabilities: frozenset[str] = ASSUMED
     prices: ModelPrices | None = field(default=None, compare=False)
     unsupported: frozenset[str] = frozenset()
+    thinks: bool = True
 
     def describe(self, model: Model) -> None:
         """Writes the facts into a catalogue entry."""
@@ -76,6 +78,7 @@ class Facts:
                 name for name in self.capabilities | switched.keys() if switched.get(name, name in self.capabilities)
             ),
             prices=_prices(settings.prices) if settings.prices is not None else self.prices,
+            thinks=switched.get("reasoning", self.thinks),
         )
 
 
@@ -98,6 +101,7 @@ def facts_of_model(model: Model) -> Facts:
         writes=tuple(model.output_modalities),
         capabilities=frozenset(descriptor.name for descriptor, _ in model.capabilities.ListFields()),
         prices=model.prices if model.HasField("prices") else None,
+        thinks=model.capabilities.reasoning,
     )
 
 
@@ -125,6 +129,7 @@ def _facts(row: dict[str, Any]) -> Facts:
         capabilities=frozenset(row["capabilities"]),
         prices=ModelPrices(currency_code="USD", **prices) if prices is not None else None,
         unsupported=frozenset(row.get("unsupported", ())),
+        thinks="reasoning" in row["capabilities"],
     )
 
 

@@ -42,6 +42,9 @@ _FILTER_CODES = frozenset(
     }
 )
 _SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_SPENT_WORDS = "Your credit balance is too low"
+"""How Anthropic's message begins, with status 400: it is not the request that is wrong. What stands later in a message
+may be a client's own words."""
 _MODEL_CODES = frozenset({"model_not_found", "deploymentnotfound"})
 _MODEL_WORDS = re.compile(r"\bmodels?\b|\bdeployment\b", re.IGNORECASE)
 """What a 404 is about if it says so; others are about a file, or the address is wrong."""
@@ -158,7 +161,8 @@ def _failure(status: int, error: Any, retry_after: float | None) -> ProviderErro
     if isinstance(about, dict) and "flagged_input" in about:  # OpenRouter's, with status 403
         codes.add("content_filter")
     told, delay = _details(fields.get("details"))
-    reason, retryable = _reason(status, codes | told, message)
+    spent = status == 400 and message.startswith(_SPENT_WORDS)
+    reason, retryable = _reason(402 if spent else status, codes | told, message)
     if reason == Reason.PROVIDER_AUTH:
         message = "the provider refused this server's credential"
     metadata = {"status": str(status)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.reasons import Reason
 from dragoman.v1.event_pb2 import CancelReason
@@ -29,7 +29,7 @@ from dragoman_server.telemetry.logs import get_logger
 from dragoman_server.usage.service import tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable
 
     from dragoman.v1.run_pb2 import ChatSpec, RunSpec
     from dragoman.v1.usage_pb2 import Charge
@@ -142,13 +142,13 @@ class Runs:
             Unavailable: If there is no room for the run, the model is not ready, or the server shuts down.
         """
         begun = self.begin(caller, spec, options)
-        return begun if isinstance(begun, LiveRun) else await begun
+        return begun if isinstance(begun, LiveRun) else await begun()
 
-    def begin(self, caller: Caller, spec: RunSpec, options: StartOptions) -> LiveRun | Coroutine[Any, Any, LiveRun]:
-        """Does what `submit` does: returns the run if it waits for nothing, else what is to be awaited for it.
+    def begin(self, caller: Caller, spec: RunSpec, options: StartOptions) -> LiveRun | Callable[[], Awaitable[LiveRun]]:
+        """Does what `submit` does: returns the run if it waits for nothing, else a function that waits for it.
 
         Raises:
-            DragomanError: As `submit` does, at once or when awaited.
+            DragomanError: As `submit` does, at once or when that function is awaited.
         """
         findings = check_request(spec, options.request_id, options.size)
         if not self._gate.concerns(caller, spec.chat, plain=findings.chat is not None):
@@ -158,7 +158,7 @@ class Runs:
             admission = self._gate.admit_at_once(caller, findings.chat, run_id)
             if admission is not None:
                 return self._start_admitted(caller, spec, options, run_id, admission, findings)
-        return self._admit(caller, spec, options, findings)
+        return partial(self._admit, caller, spec, options, findings)
 
     async def _admit(self, caller: Caller, spec: RunSpec, options: StartOptions, findings: Findings) -> LiveRun:
         """Starts a run once it is admitted, or returns the one that the same request id started before."""

@@ -151,7 +151,7 @@ REFUSED = {
     "tool_choice": chat(tool_choice=ToolChoice(mode=ToolMode.TOOL_MODE_REQUIRED)),
     "tool_choice of one": chat(tool_choice=ToolChoice(tool=NamedTool(name="f"))),
     "tool_choice of some": chat(tool_choice=ToolChoice(allowed=AllowedTools(mode=ToolMode.TOOL_MODE_AUTO))),
-    "reasoning_effort": chat(reasoning_effort=ReasoningEffort.REASONING_EFFORT_MINIMAL),
+    "reasoning_effort": chat(reasoning_effort=ReasoningEffort.REASONING_EFFORT_LOW),
     "verbosity": chat(verbosity=Verbosity.VERBOSITY_LOW),
     "modalities": chat(modalities=[Modality.MODALITY_TEXT, Modality.MODALITY_AUDIO]),
     "audio": chat(audio=AudioOutput(voice="a", format="wav")),
@@ -236,6 +236,18 @@ def test_template_variables() -> None:
         reasoning_effort=ReasoningEffort.REASONING_EFFORT_NONE, chat_template_kwargs_json='{"date_string": "today"}'
     )
     assert chat_body(spec)["chat_template_kwargs"] == {"enable_thinking": False, "date_string": "today"}
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"reasoning_effort": ReasoningEffort.REASONING_EFFORT_MINIMAL},
+        {"reasoning_budget_tokens": 0},
+        {"reasoning_budget_tokens": 0, "reasoning_effort": ReasoningEffort.REASONING_EFFORT_HIGH},
+    ],
+)
+def test_a_wish_for_no_thoughts_reaches_the_template(wish: dict[str, Any]) -> None:
+    assert chat_body(chat(**wish))["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 SCHEMA = {

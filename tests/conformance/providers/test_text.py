@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from dragoman.v1.message_pb2 import Message, Part, Role, TextPart
 from tests.conformance.providers.cases import Case, Feature, for_cases
 from tests.support.generation import generate
 
@@ -64,6 +65,19 @@ async def test_a_large_delta_arrives_whole(case: Case) -> None:
     text = ["ä" * 20_000, "b"]
     async with case.open() as provider:
         assert (await generate(provider, case.request(text=text))).text == "".join(text)
+
+
+@for_cases()
+@pytest.mark.parametrize("role", [Role.ROLE_SYSTEM, Role.ROLE_USER, Role.ROLE_ASSISTANT])
+async def test_speakers_may_have_names(case: Case, role: Role) -> None:
+    spec = case.ask()
+    spec.messages.insert(0, Message(role=Role.ROLE_USER, parts=[Part(text=TextPart(text="Hi."))]))
+    spec.messages.insert(1, Message(role=Role.ROLE_ASSISTANT, parts=[Part(text=TextPart(text="Hello."))]))
+    if role == Role.ROLE_SYSTEM:
+        spec.messages.insert(0, Message(role=role, parts=[Part(text=TextPart(text="Be kind."))]))
+    next(message for message in spec.messages if message.role == role).name = "Ann"
+    async with case.open() as provider:
+        assert (await generate(provider, case.request(spec=spec))).text
 
 
 @for_cases()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -220,7 +221,7 @@ async def test_what_begins_a_call_may_leave_the_rest_to_a_task() -> None:
         return pb.GetRunResponse(run={"id": request.run_id})
 
     ends = Ends()
-    channel = channel_to(Service(lambda request, _: rest(request)))  # type: ignore[abstract]  # as above
+    channel = channel_to(Service(lambda request, _: partial(rest, request)))  # type: ignore[abstract]  # as above
     asyncio.get_running_loop().call_soon(begin, channel, ends, "r")  # within no task
     await asyncio.sleep(0)
     assert ends == []
@@ -246,7 +247,7 @@ async def test_what_begins_a_call_may_fail() -> None:
 
 async def test_what_begins_a_call_may_abort() -> None:
     def refuse(_request: Any, context: Any) -> Any:
-        return context.abort(grpc.StatusCode.NOT_FOUND, "none")
+        return partial(context.abort, grpc.StatusCode.NOT_FOUND, "none")
 
     ends = Ends()
     begin(channel_to(Service(refuse)), ends)  # type: ignore[abstract]  # as above

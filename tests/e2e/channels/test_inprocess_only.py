@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -480,7 +481,7 @@ async def test_a_deferred_call_that_ends_first_tells_its_handler_once(waits: boo
 
     def handler(request: Any, context: Any) -> Any:
         if waits:
-            return later(context)
+            return partial(later, context)
         deferred.append(respond_later(context))
         return DEFERRED
 
@@ -560,7 +561,7 @@ async def test_what_has_to_wait_has_a_task_of_its_own() -> None:
         finally:
             ended.set()
 
-    stub = stub_of(GetRun=begun(handler))
+    stub = stub_of(GetRun=begun(lambda request, context: partial(handler, request, context)))
     assert (await stub.GetRun(pb.GetRunRequest(run_id="r"))).run.id == "r"
     assert tasks[0] is tasks[1]
     assert tasks[0] not in (caller, None)
@@ -577,5 +578,6 @@ async def test_what_fails_at_once_fails_the_call_and_not_the_caller(error: type[
     async def handler(request: Any, context: Any) -> Any:
         raise error
 
-    failure = await failure_of(stub_of(GetRun=begun(handler)).GetRun(pb.GetRunRequest()))
+    method = begun(lambda request, context: partial(handler, request, context))
+    failure = await failure_of(stub_of(GetRun=method).GetRun(pb.GetRunRequest()))
     assert failure.code() in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 URL = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 CLOSE = {"Connection": "close"}
+CHUNKED_HEAD = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-test\r\n"
+    b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+)
 
 
 async def error_of(site: Site, request: bytes) -> tuple[int, Any]:
@@ -100,19 +104,13 @@ class TestSize:
 
     @pytest.mark.parametrize("settings", [replace(SETTINGS, max_request_bytes=1000)])
     async def test_chunked(self, site: Site) -> None:
-        head = (
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-        )
-        status, _ = await error_of(site, head + b"400\r\n" + b"x" * 1024 + b"\r\n0\r\n\r\n")
+        status, _ = await error_of(site, CHUNKED_HEAD + b"400\r\n" + b"x" * 1024 + b"\r\n0\r\n\r\n")
         assert status == 413
 
     async def test_chunked_bodies_are_read(self, site: Site) -> None:
         data = json.dumps(HELLO).encode()
         pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in data)
-        head = (
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-        )
-        assert b" 200 OK" in await site.send(head + pieces + b"0\r\n\r\n")
+        assert b" 200 OK" in await site.send(CHUNKED_HEAD + pieces + b"0\r\n\r\n")
 
     async def test_expect_continue(self, site: Site) -> None:
         request = site.raw_request(HELLO, headers=CLOSE | {"Expect": "100-continue"})
@@ -125,6 +123,7 @@ class TestSize:
         assert len(site.core.requests[0].spec.chat.messages[0].parts[0].text.text) == 10_000_000
 
 
+@pytest.mark.parametrize("settings", [replace(SETTINGS, body_timeout=0.5)])
 async def test_slow_bodies(site: Site) -> None:
     reader, writer = await site.connect()
     try:
@@ -182,6 +181,8 @@ async def test_what_is_no_http(site: Site, request_: bytes, status: int) -> None
     ],
 )
 async def test_odd_heads(site: Site, head: bytes) -> None:
+    if b"Bearer" not in head:
+        head += b"Authorization: Bearer sk-test\r\n"
     status, _ = await error_of(site, head + b"Host: x\r\nConnection: close\r\n\r\n")
     assert 400 <= status < 500
 

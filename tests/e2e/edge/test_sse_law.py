@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from dragoman.reasons import Reason
+from tests.e2e.edge.conftest import holds_briefly
 from tests.support.fake_core import RUN_ID, completed, failed, finished, started, text
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ async def test_http_1_0_ends_with_the_connection(site: Site) -> None:
     assert body.endswith(b"data: [DONE]\n\n")
 
 
+@holds_briefly
 async def test_pings_have_one_newline_and_no_blank_line(site: Site) -> None:
     script = site.core.script()
     reader, writer = await site.connect()
@@ -104,7 +106,7 @@ async def test_pings_have_one_newline_and_no_blank_line(site: Site) -> None:
 async def test_the_events_of_a_run(site: Site) -> None:
     script = site.core.script()
     script.push(started(), text("a"), failed(Reason.INTERNAL))
-    request = f"GET /v1/runs/{RUN_ID}/events HTTP/1.0\r\nHost: x\r\n\r\n".encode()
+    request = f"GET /v1/runs/{RUN_ID}/events HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer sk-test\r\n\r\n".encode()
     answer = await site.send(request)
     frames = answer.partition(b"\r\n\r\n")[2].split(b"\n\n")
     assert frames.pop() == b""

@@ -57,7 +57,9 @@ async def test_models_of_all_pages(site: Site) -> None:
 )
 async def test_a_model(site: Site, path: str, model: str) -> None:
     add_models(site)
-    answer = await site.send(f"GET /v1/models/{path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+    answer = await site.send(
+        f"GET /v1/models/{path} HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer sk-test\r\n\r\n".encode()
+    )
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b" 200 OK" in head
     assert json.loads(body)["id"] == model

@@ -239,3 +239,23 @@ async def test_a_token_of_the_identity_provider_is_taken_on_every_route(
     ):
         status, error = await ask(site, "GET", "/v1/models", credential=bad)
         assert (status, error["error"]["code"]) == (401, code)
+
+
+async def test_a_scoped_key_gives_no_key_more_than_it_has(site: aiohttp.ClientSession) -> None:
+    _, wide = await ask(site, "POST", "/v1/keys", {"name": "wide"})
+    scoped = {"name": "admin", "role": "KEY_ROLE_ADMIN", "grants": {"scopes": ["account", "runs.read"]}}
+    _, made = await ask(site, "POST", "/v1/keys", scoped)
+    admin, path = made["secret"], f"/v1/keys/{wide['key']['id']}"
+    status, answer = await ask(site, "POST", "/v1/keys", {"name": "more"}, credential=admin)
+    assert (status, answer["error"]["type"], answer["error"]["code"]) == (403, "permission_error", "forbidden")
+    assert "grants.scopes" in answer["error"]["message"]
+    assert (await ask(site, "PATCH", path, {"disabled": True}, credential=admin))[1]["key"]["disabled"]
+    status, answer = await ask(site, "PATCH", path, {"disabled": False}, credential=admin)
+    assert (status, "grants.scopes" in answer["error"]["message"]) == (403, True)
+    status, _ = await ask(site, "GET", "/v1/models", credential=wide["secret"])
+    assert status == 401
+    own = f"/v1/keys/{made['key']['id']}"
+    assert (await ask(site, "PATCH", own, {"grants": {"scopes": ["account", "runs"]}}, credential=admin))[0] == 403
+    within = {"name": "less", "grants": {"scopes": ["runs.read"]}}
+    assert (await ask(site, "POST", "/v1/keys", within, credential=admin))[0] == 200
+    assert (await ask(site, "POST", f"{path}/revoke", {}, credential=admin))[0] == 200

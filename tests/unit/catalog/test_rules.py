@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.v1.catalog_service_pb2 import Model, ModelCapabilities
 from dragoman.v1.message_pb2 import FilePart, ImagePart, Message, Part, Role, TextPart, ToolResult
 from dragoman.v1.run_pb2 import ChatSpec, TaskProfile
-from dragoman.v1.sampling_pb2 import JsonObjectFormat, JsonSchemaFormat, ResponseFormat, Sampling
+from dragoman.v1.sampling_pb2 import JsonObjectFormat, JsonSchemaFormat, ReasoningEffort, ResponseFormat, Sampling
 from dragoman.v1.tool_pb2 import FunctionTool, Tool
 from dragoman_server.catalog.rules import Rules
-from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.errors import Dispensable, InvalidRequest, UnsupportedFeature
 from dragoman_server.providers.abilities import Abilities
-from dragoman_server.providers.facts import UNKNOWN, Facts, facts_of_vendor
+from dragoman_server.providers.facts import UNKNOWN, Facts, facts_of_model, facts_of_vendor
 from dragoman_server.providers.vendors import may_be_unsupported, vendors
 from dragoman_server.settings import ModelSettings, PriceSettings
 
@@ -121,6 +122,46 @@ def test_what_a_known_model_lacks_is_refused_by_name(capability: str, asked: Cha
     with pytest.raises(UnsupportedFeature) as caught:
         Abilities(unable).check(asked)
     assert caught.value.field == field
+
+
+NONE, MINIMAL, LOW = (getattr(ReasoningEffort, f"REASONING_EFFORT_{word}") for word in ("NONE", "MINIMAL", "LOW"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (ChatSpec(reasoning_budget_tokens=0), "reasoning_budget_tokens"),
+        (ChatSpec(reasoning_budget_tokens=0, reasoning_effort=LOW), "reasoning_budget_tokens"),
+        (ChatSpec(reasoning_effort=NONE), "reasoning_effort"),
+        (ChatSpec(reasoning_effort=MINIMAL), "reasoning_effort"),
+        (ChatSpec(reasoning_effort=LOW), ""),
+        (ChatSpec(reasoning_effort=NONE, reasoning_budget_tokens=100), ""),
+        (ChatSpec(), ""),
+    ],
+)
+def test_what_a_model_does_that_does_not_think_need_not_be_said(asked: ChatSpec, field: str) -> None:
+    dull = Facts(known=True, thinks=False)
+    assert not Abilities(dull).boundless
+    assert not UNKNOWN.with_settings(settings(capabilities={"reasoning": False})).thinks
+    for thinker in (
+        dull.with_settings(settings(capabilities={"reasoning": True})),
+        UNKNOWN.with_settings(settings(output_modalities=["text"])),  # says nothing of thoughts
+        UNKNOWN,
+    ):
+        Abilities(thinker).check(asked)
+    if not field:
+        Abilities(dull).check(asked)
+        return
+    with pytest.raises(Dispensable) as caught:
+        Abilities(dull).check(asked)
+    assert caught.value.field == field
+
+
+def test_who_is_known_not_to_think() -> None:
+    assert not facts_of_vendor("openai")["gpt-4.1"].thinks
+    assert facts_of_vendor("openai")["gpt-5"].thinks
+    assert facts_of_model(Model(capabilities=ModelCapabilities(chat=True, reasoning=True))).thinks
+    assert not facts_of_model(Model(capabilities=ModelCapabilities(chat=True))).thinks
 
 
 def test_unsupported_paths_are_refused_when_set() -> None:

@@ -11,7 +11,7 @@ from dragoman.v1.event_pb2 import CancelReason
 from dragoman.v1.failure_pb2 import Failure
 from dragoman_edge.auth import credential_of
 from dragoman_edge.calls import error_of_cancellation, error_of_failure, error_of_status
-from dragoman_edge.dialects.openai.errors import TABLE, param_of_field, render_error
+from dragoman_edge.dialects.openai.errors import TABLE, param_of_field, param_of_function_field, render_error
 from dragoman_edge.errors import EdgeError
 from dragoman_edge.http.body import Body
 from dragoman_edge.http.request import Head, Request
@@ -33,6 +33,14 @@ def test_every_error_says_all_that_clients_need(reason: Reason) -> None:
         assert int(answer.headers["Retry-After"]) >= 1
 
 
+@pytest.mark.parametrize("reason", list(Reason))
+def test_the_type_says_what_kind_of_error_it_is(reason: Reason) -> None:
+    answer = render_error(EdgeError("No.", reason=reason))
+    types = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
+    usual = "server_error" if answer.status >= 499 else "invalid_request_error"
+    assert json.loads(answer.body)["error"]["type"] == types.get(answer.status, usual)
+
+
 @pytest.mark.parametrize(
     ("field", "param"),
     [
@@ -51,6 +59,22 @@ def test_every_error_says_all_that_clients_need(reason: Reason) -> None:
 )
 def test_paths_of_the_contract_become_parameters(field: str, param: str) -> None:
     assert param_of_field(field) == param
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ("spec.chat.tools", "functions"),
+        ("tools[3].function.parameters_json", "functions[3].parameters"),
+        ("tools[].function.strict", "functions[].strict"),  # as what was left out of all of them is named
+        ("parallel_tool_calls", "functions"),
+        ("tool_choice.tool.name", "function_call"),
+        ("messages[1].parts[0].tool_call.arguments", "messages[1].function_call.arguments"),
+        ("sampling.choice_count", "n"),
+    ],
+)
+def test_paths_of_the_contract_become_parameters_of_deprecated_functions(field: str, param: str) -> None:
+    assert param_of_function_field(field) == param
 
 
 def test_a_key_that_is_limited_to_other_suppliers() -> None:

@@ -9,7 +9,7 @@ from google.protobuf.json_format import ParseDict
 
 from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.sampling_pb2 import ReasoningEffort
-from dragoman_server.errors import UnsupportedFeature
+from dragoman_server.errors import Dispensable, UnsupportedFeature
 from dragoman_server.providers.anthropic_messages.dialect import DIALECT
 from dragoman_server.providers.anthropic_messages.models import OTHER, traits_of
 from dragoman_server.providers.base import GenerationRequest
@@ -172,6 +172,15 @@ def test_thinking_that_the_model_would_refuse(model: str, spec: dict[str, Any], 
 def test_sampling_that_goes_with_thinking() -> None:
     assert encode(BUDGET, **effort("low"), sampling={"temperature": 1, "topP": 0.95})[0]["type"] == "enabled"
     assert encode(FOREIGN, **effort("low"), sampling={"temperature": 0.5})[0]["type"] == "enabled"
+
+
+def test_least_thought_is_dispensable_where_there_is_none() -> None:
+    with pytest.raises(Dispensable):
+        encode(NEVER, **effort("minimal"))
+    with pytest.raises(UnsupportedFeature) as refused:
+        encode(NEVER, **effort("low"))
+    assert not isinstance(refused.value, Dispensable)
+    assert encode(NEVER, reasoningBudgetTokens=0) == (None, None, 8192)
 
 
 def test_every_effort_is_known() -> None:

@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.sampling_pb2 import Sampling
-from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.errors import Dispensable, InvalidRequest, UnsupportedFeature
 from dragoman_server.providers.base import GenerationRequest
 from dragoman_server.providers.gemini.dialect import DIALECT
 from dragoman_server.providers.gemini.request import FIELDS
@@ -118,6 +118,27 @@ def test_a_conversation() -> None:
     }
 
 
+def test_names_stand_before_the_text() -> None:
+    """The API has no place for them, and the model can tell the speakers apart."""
+    thought = {"reasoning": {"text": "hm"}}
+    body = body_of(
+        spec_of(
+            messages=[
+                said("system", "Be kind.", name="Boss"),
+                said("user", {"image": {"url": "x"}}, "Hi", "there", name="Ann"),
+                said("user", "Me too", name="Bob"),
+                said("assistant", thought, "Hello", name="Cid"),
+                said("assistant", called("c1", "f"), name="Cid"),
+                said("tool", answered("c1", "1")),
+            ]
+        )
+    )
+    assert body["systemInstruction"] == {"parts": [{"text": "Boss: Be kind."}]}
+    user, model, _ = body["contents"]
+    assert [part.get("text") for part in user["parts"]] == [None, "Ann: Hi", "there", "Bob: Me too"]
+    assert [part.get("text") for part in model["parts"]] == ["hm", "Cid: Hello", None]
+
+
 def test_media() -> None:
     [content] = contents_of(
         said(
@@ -152,7 +173,6 @@ def test_media() -> None:
 @pytest.mark.parametrize(
     ("message", "field"),
     [
-        (said("user", "a", name="Bob"), "messages[0].name"),
         (said("user", {"text": {"text": "a"}, "cacheBreakpoint": {}}), "messages[0].parts[0].cache_breakpoint"),
         (said("system", {"image": {"url": "x"}}), "messages[0].parts[0]"),
         (said("user", {"image": {"url": "x", "detail": "IMAGE_DETAIL_ORIGINAL"}}), "messages[0].parts[0].image.detail"),
@@ -433,6 +453,8 @@ def test_budget_and_thoughts() -> None:
     assert thinking(dull, **quiet) is None
     assert thinking(dull, reasoningBudgetTokens=0) is None
     assert refused(spec_of(reasoningBudgetTokens=5), dull) == "reasoning_budget_tokens"
+    with pytest.raises(Dispensable, match="does not think"):
+        body_of(spec_of(reasoningEffort="REASONING_EFFORT_MINIMAL"), dull)
     assert refused(spec_of(includeReasoning=True), dull) == "include_reasoning"
 
 

@@ -124,6 +124,7 @@ def test_usage_so_far_is_that_of_the_last_chunk() -> None:
 
 async def test_usage_after_the_finish_and_no_usage() -> None:
     assert stream(text("a"), STOP, {"usageMetadata": {"promptTokenCount": 3}}).usage == Usage(input_tokens=3)
+    assert stream(text("a"), STOP, {"usageMetadata": {"cachedContentTokenCount": 9}}).usage is None
     assert stream(text("a"), STOP).usage is None
     odd = {"promptTokenCount": -1, "candidatesTokenCount": "2", "promptTokensDetails": 3}
     assert stream(text("a"), chunk(finish="STOP", usage=odd)).usage == Usage()

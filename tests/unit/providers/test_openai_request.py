@@ -9,7 +9,7 @@ from google.protobuf.json_format import ParseDict
 
 from dragoman.v1 import message_pb2, sampling_pb2, tool_pb2
 from dragoman.v1.run_pb2 import ChatSpec
-from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.errors import Dispensable, InvalidRequest, UnsupportedFeature
 from dragoman_server.providers.base import GenerationRequest
 from dragoman_server.providers.openai_chat.request import FIELDS, encode_request
 from dragoman_server.providers.signatures import mark_of
@@ -166,9 +166,18 @@ def test_new_fields_without_a_word_are_refused(spec: dict[str, Any], field: str)
     assert caught.value.field == field
 
 
+def test_a_budget_of_no_thoughts_is_dispensable() -> None:
+    with pytest.raises(Dispensable) as caught:
+        encode({"reasoningBudgetTokens": 0})
+    assert caught.value.field == "reasoning_budget_tokens"
+    with pytest.raises(UnsupportedFeature) as refused:
+        encode({"reasoningBudgetTokens": 1})
+    assert not isinstance(refused.value, Dispensable)
+
+
 def test_every_field_of_the_contract_has_a_word() -> None:
     """A field without one is refused at run time, but should not be left so."""
-    wordless = {"reasoning_budget_tokens", "safety_settings"}
+    wordless = {"safety_settings"}
     assert FIELDS.keys() | wordless == set(ChatSpec.DESCRIPTOR.fields_by_name)
     assert SAMPLING.keys() == {field.json_name for field in sampling_pb2.Sampling.DESCRIPTOR.fields}
 

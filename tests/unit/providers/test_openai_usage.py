@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,9 +49,13 @@ def whole(value: Any) -> int:
     )
 )
 def test_any_usage(reported: dict[str, Any]) -> None:
-    expected = Usage(
-        input_tokens=whole(reported.get("prompt_tokens")), output_tokens=whole(reported.get("completion_tokens"))
-    )
+    asked, answered = reported.get("prompt_tokens"), reported.get("completion_tokens")
+    written = reported.get("completion_tokens_details")
+    thoughts = written.get("reasoning_tokens") if isinstance(written, dict) else None
+    if all(type(count) is int for count in (asked, answered, thoughts)):
+        apart = reported.get("total_tokens") == asked + answered + thoughts  # type: ignore[operator]
+        answered += thoughts if apart else 0  # type: ignore[operator]
+    expected = Usage(input_tokens=whole(asked), output_tokens=whole(answered))
     for key, names, message in (
         ("prompt_tokens_details", READ, expected.input_details),
         ("completion_tokens_details", WRITTEN, expected.output_details),
@@ -73,3 +78,28 @@ def test_common_counts(read: int, written: int) -> None:
     assert usage_of({"prompt_tokens": read, "completion_tokens": written}) == Usage(
         input_tokens=read, output_tokens=written
     )
+
+
+@pytest.mark.parametrize(
+    ("answered", "thoughts", "total", "output"),
+    [
+        (1499, 2809, 14_428, 4308),  # xAI's way: apart
+        (4308, 2809, 14_428, 4308),  # everybody else's: within
+        (1499, 0, 11_619, 1499),
+        (1499, 2809, None, 1499),  # nobody tells
+        (0, 94, 10_214, 94),
+    ],
+)
+def test_thoughts_are_tokens_of_the_answer_however_they_are_counted(
+    answered: int, thoughts: int, total: int | None, output: int
+) -> None:
+    usage = usage_of(
+        {
+            "prompt_tokens": 10_120,
+            "completion_tokens": answered,
+            "total_tokens": total,
+            "completion_tokens_details": {"reasoning_tokens": thoughts},
+        }
+    )
+    assert (usage.input_tokens, usage.output_tokens) == (10_120, output)
+    assert usage.output_details.reasoning_tokens == thoughts

@@ -9,9 +9,9 @@ import pytest
 
 from dragoman.v1.message_pb2 import ImageDetail
 from dragoman.v1.run_pb2 import ChatSpec
-from dragoman.v1.sampling_pb2 import VERBOSITY_LOW
-from dragoman_server.errors import DragomanError, UnsupportedFeature
-from dragoman_server.providers.base import GenerationRequest
+from dragoman.v1.sampling_pb2 import REASONING_EFFORT_HIGH, REASONING_EFFORT_MINIMAL, VERBOSITY_LOW
+from dragoman_server.errors import Dispensable, DragomanError, UnsupportedFeature
+from dragoman_server.providers.base import EventBatch, GenerationRequest
 from dragoman_server.providers.routing.adaptation import DROPPABLE
 from dragoman_server.providers.routing.generation import RoutedGeneration
 from dragoman_server.providers.routing.route import Route
@@ -84,6 +84,75 @@ async def test_a_field_that_is_refused_though_it_is_not_set_ends_the_asking() ->
 
     with pytest.raises(UnsupportedFeature):
         start(route_over(PlayedProvider("one", refuse), unsupported_params="report"), chat("hello"))
+
+
+def sparing(request: GenerationRequest) -> None:
+    """Refuses as a provider does that knows no budgets, and whose model does not think."""
+    if request.spec.HasField("reasoning_budget_tokens"):
+        refusal = UnsupportedFeature if request.spec.reasoning_budget_tokens else Dispensable
+        raise refusal("no budgets", field="reasoning_budget_tokens")
+    if request.spec.reasoning_effort == REASONING_EFFORT_MINIMAL:
+        raise Dispensable("no thoughts", field="reasoning_effort")
+
+
+async def test_what_is_dispensable_is_left_out_whatever_the_policy_and_told() -> None:
+    spec = chat("hello")
+    spec.reasoning_budget_tokens, spec.reasoning_effort = 0, REASONING_EFFORT_HIGH
+    one = PlayedProvider("one", sparing)
+    assert start(route_over(one), spec).dropped == ["reasoning_budget_tokens", "reasoning_effort"]
+    assert not one.last.request.spec.reasoning_effort, "the budget was stronger"
+    spec.reasoning_budget_tokens = 5
+    with pytest.raises(UnsupportedFeature):
+        start(route_over(one), spec)
+    assert start(route_over(one, unsupported_params="report"), spec).dropped == ["reasoning_budget_tokens"]
+    assert one.last.request.spec.reasoning_effort == REASONING_EFFORT_HIGH
+    spec.ClearField("reasoning_budget_tokens")
+    spec.reasoning_effort = REASONING_EFFORT_MINIMAL
+    assert start(route_over(one), spec).dropped == ["reasoning_effort"]
+
+
+def called(*indexes: int) -> EventBatch:
+    """Returns whole calls of these indexes, and a text between them."""
+    batch = EventBatch()
+    for index in indexes:
+        started = batch.events.add().tool_call_started
+        started.call_index, started.name = index, f"f{index}"
+        batch.events.add().text_delta.text = "."
+        delta = batch.events.add().tool_call_arguments_delta
+        delta.call_index, delta.arguments = index, "{}"
+        batch.events.add().tool_call_completed.call_index = index
+    return batch
+
+
+@pytest.mark.parametrize("policy", ["reject", "report"])
+async def test_calls_are_held_to_one_where_the_provider_cannot(policy: str) -> None:
+    one = PlayedProvider("one", knowing_not("parallel_tool_calls"))
+    spec = chat("hello")
+    spec.parallel_tool_calls = False
+    recording = AttemptRecording()
+    generation = route_over(one, unsupported_params=policy).start(GenerationRequest(spec, ""), recording)
+    recording.starting = False
+    assert (generation.dropped, generation.emulated) == ([], ["parallel_tool_calls"])
+    assert not one.last.request.spec.HasField("parallel_tool_calls")
+    for batch in (called(0, 1), called(2), called(1)):
+        one.last.sink.on_events(batch)
+    one.last.finish()
+    told = [event for event in recording.events if event.HasField("tool_call_started")]
+    assert [event.tool_call_started.name for event in told] == ["f0"]
+    assert all(
+        event.tool_call_arguments_delta.call_index == event.tool_call_completed.call_index == 0
+        for event in recording.events
+    )
+    assert recording.text == "...."
+
+
+async def test_calls_that_may_be_several_stay_a_matter_of_the_policy() -> None:
+    one = PlayedProvider("one", knowing_not("parallel_tool_calls"))
+    spec = chat("hello")
+    spec.parallel_tool_calls = True
+    with pytest.raises(UnsupportedFeature):
+        start(route_over(one), spec)
+    assert start(route_over(one, unsupported_params="report"), spec).dropped == ["parallel_tool_calls"]
 
 
 async def test_another_target_starts_from_the_whole_request() -> None:

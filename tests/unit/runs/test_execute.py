@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
+from dragoman.unary import UnaryRpc, begin_call
 from dragoman.v1 import run_service_pb2_grpc
-from dragoman.v1.run_pb2 import DISCONNECT_POLICY_CANCEL
+from dragoman.v1.run_pb2 import DISCONNECT_POLICY_CANCEL, RunSpec
 from dragoman.v1.run_service_pb2 import ExecuteRunRequest, ExecuteRunResponse
 from dragoman_server.api.interceptors import call_id_var, caller_var
 from dragoman_server.api.run import RunServicer
@@ -35,11 +38,11 @@ class RefusingRuns:
     def begin(self, caller: Caller, _spec: Any, options: StartOptions) -> Any:
         self.asked.append((caller, options))
         if self.waits:
-            return self._refuse()
+            return self._refuse
         raise InvalidRequest("no", field="spec")
 
     async def submit(self, caller: Caller, spec: Any, options: StartOptions) -> Any:
-        return await self.begin(caller, spec, options)
+        return await self.begin(caller, spec, options)()
 
     async def _refuse(self) -> Any:
         raise InvalidRequest("no", field="spec")
@@ -60,6 +63,11 @@ class CallContext:
         raise grpc.aio.AbortError
 
 
+def as_a_task_does(servicer: RunServicer) -> Callable[[Any, Any], Any]:
+    """Returns the plain function, and what is left of it in a task."""
+    return lambda request, context: servicer.begin_execute(request, context)()
+
+
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("time_remaining", [None, 3.5])
 async def test_both_ways_ask_for_the_same_and_are_refused_alike(*, waits: bool, time_remaining: float | None) -> None:
@@ -68,7 +76,7 @@ async def test_both_ways_ask_for_the_same_and_are_refused_alike(*, waits: bool, 
     request = ExecuteRunRequest(request_id="r1")
     caller_var.set(CALLER)
     call_id_var.set("call-1")
-    for way in (servicer.begin_execute, servicer.ExecuteRun):
+    for way in (as_a_task_does(servicer), servicer.ExecuteRun):
         context: Any = CallContext(time_remaining)
         with pytest.raises(grpc.aio.AbortError):
             await way(request, context)
@@ -88,7 +96,7 @@ async def test_both_ways_ask_for_the_same_and_are_refused_alike(*, waits: bool, 
 async def test_without_a_caller_both_ways_refuse() -> None:
     runs: Any = RefusingRuns(waits=False)
     servicer = RunServicer(runs)
-    for way in (servicer.begin_execute, servicer.ExecuteRun):
+    for way in (as_a_task_does(servicer), servicer.ExecuteRun):
         context: Any = CallContext(None)
         with pytest.raises(grpc.aio.AbortError):
             await way(ExecuteRunRequest(), context)
@@ -114,6 +122,38 @@ def open_as_a_tunnel_does(channel: InProcessChannel, request: ExecuteRunRequest)
 def call_as_a_stub_does(channel: InProcessChannel, request: ExecuteRunRequest) -> Callable[[], object]:
     method = channel.unary_unary(METHOD, ExecuteRunRequest.SerializeToString, ExecuteRunResponse.FromString)
     return method(request).cancel
+
+
+def begin_as_the_edge_does(channel: InProcessChannel, request: ExecuteRunRequest) -> Callable[[], object]:
+    rpc = UnaryRpc(METHOD, ExecuteRunRequest, ExecuteRunResponse)
+    return begin_call(channel, rpc, request, lambda _response, _status: None).cancel
+
+
+def admitted_later() -> RunSpec:
+    spec = chat_spec(first_delay=60)
+    spec.chat.persona = "nobody"
+    return spec
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+@pytest.mark.parametrize("spec", [admitted_later(), RunSpec()], ids=["admitted later", "refused"])
+@pytest.mark.parametrize("call", [begin_as_the_edge_does, open_as_a_tunnel_does, call_as_a_stub_does])
+async def test_a_call_that_is_cancelled_at_any_time_leaves_nothing_to_await(
+    call: Any, spec: RunSpec, turns: int
+) -> None:
+    async with engine() as runs:
+        server = InProcessServer([Admitting()], max_message_bytes=1_000_000)
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(runs), server)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            cancel = call(server.channel(), ExecuteRunRequest(spec=spec))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cancel()
+            await server.stop(None)
+            gc.collect()
+        assert [str(warning.message) for warning in warned] == []
+        assert runs.active == 0
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3])

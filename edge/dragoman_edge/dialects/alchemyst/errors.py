@@ -14,9 +14,6 @@ from dragoman_edge.dialects.openai import errors as openai
 if TYPE_CHECKING:
     from dragoman_edge.errors import EdgeError
 
-AUTHENTICATION = "authentication_error"
-"""The `type` of errors about a key, the upstream's included."""
-
 CODES = frozenset({"invalid_request", "invalid_messages", *(row.code for row in openai.TABLE.values() if row.code)})
 
 
@@ -29,8 +26,7 @@ def render_openai_error(error: EdgeError) -> ErrorAnswer:
 def openai_error_body(error: EdgeError) -> bytes:
     """Returns the JSON object that describes an error: message, type and code, and the parameter if there is one."""
     param, message = openai.param_and_message(error)
-    row = openai.TABLE[error.reason]
-    body = {"message": message, "type": AUTHENTICATION if row.status == 401 else row.type, "code": _code(error, param)}
+    body = {"message": message, "type": openai.TABLE[error.reason].type, "code": _code(error, param)}
     if param and error.reason is not Reason.UPSTREAM_NOT_ALLOWED:  # what is wrong then is in no parameter
         body["param"] = param
     return orjson.dumps({"error": body})

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 REQUEST = "invalid_request_error"
 """The `type` of errors that the client can mend."""
+AUTHENTICATION = "authentication_error"
+"""The `type` of errors about a credential, an upstream's included."""
+PERMISSION = "permission_error"
+"""The `type` of errors about what a good credential may not do."""
 SERVER = "server_error"
 """The `type` of errors that it cannot."""
 
@@ -45,27 +49,27 @@ TABLE: dict[Reason, Row] = {
     Reason.UNSUPPORTED_FEATURE: Row(400, REQUEST, "unsupported_feature"),
     Reason.CONTEXT_LENGTH_EXCEEDED: Row(400, REQUEST, "context_length_exceeded"),
     Reason.REQUEST_TOO_LARGE: Row(413, REQUEST, "request_too_large"),
-    Reason.API_KEY_MISSING: Row(401, REQUEST, "invalid_api_key"),
-    Reason.API_KEY_INVALID: Row(401, REQUEST, "invalid_api_key"),
-    Reason.API_KEY_EXPIRED: Row(401, REQUEST, "api_key_expired"),
-    Reason.API_KEY_REVOKED: Row(401, REQUEST, "api_key_disabled"),
-    Reason.TOKEN_INVALID: Row(401, REQUEST, "invalid_token"),
-    Reason.TOKEN_EXPIRED: Row(401, REQUEST, "token_expired"),
-    Reason.LOGIN_FAILED: Row(401, REQUEST, "login_failed"),
-    Reason.ACCOUNT_DISABLED: Row(403, REQUEST, "account_disabled"),
-    Reason.FORBIDDEN: Row(403, REQUEST, "forbidden"),
+    Reason.API_KEY_MISSING: Row(401, AUTHENTICATION, "invalid_api_key"),
+    Reason.API_KEY_INVALID: Row(401, AUTHENTICATION, "invalid_api_key"),
+    Reason.API_KEY_EXPIRED: Row(401, AUTHENTICATION, "api_key_expired"),
+    Reason.API_KEY_REVOKED: Row(401, AUTHENTICATION, "api_key_disabled"),
+    Reason.TOKEN_INVALID: Row(401, AUTHENTICATION, "invalid_token"),
+    Reason.TOKEN_EXPIRED: Row(401, AUTHENTICATION, "token_expired"),
+    Reason.LOGIN_FAILED: Row(401, AUTHENTICATION, "login_failed"),
+    Reason.ACCOUNT_DISABLED: Row(403, PERMISSION, "account_disabled"),
+    Reason.FORBIDDEN: Row(403, PERMISSION, "forbidden"),
     Reason.NOT_FOUND: Row(404, REQUEST, "not_found"),
     Reason.MODEL_NOT_FOUND: Row(404, REQUEST, "model_not_found"),
     Reason.RUN_NOT_FOUND: Row(404, REQUEST, "run_not_found"),
     Reason.IDEMPOTENCY_CONFLICT: Row(409, REQUEST, "idempotency_conflict"),
     Reason.CONFLICT: Row(409, REQUEST, "conflict"),
     Reason.INSUFFICIENT_CREDITS: Row(402, "insufficient_quota", "insufficient_quota"),
-    Reason.SUBSCRIPTION_REQUIRED: Row(403, REQUEST, "subscription_required"),
+    Reason.SUBSCRIPTION_REQUIRED: Row(403, PERMISSION, "subscription_required"),
     Reason.RATE_LIMITED: Row(429, "rate_limit_error", "rate_limit_exceeded", retryable=True, retry_after=1),
     Reason.EVENTS_EVICTED: Row(410, REQUEST, "events_evicted"),
     Reason.WATCHER_TOO_SLOW: Row(503, SERVER, "watcher_too_slow", retryable=True),
     Reason.UPSTREAM_NOT_ALLOWED: Row(400, REQUEST, "upstream_not_allowed"),
-    Reason.UPSTREAM_AUTH: Row(401, REQUEST, "upstream_auth"),
+    Reason.UPSTREAM_AUTH: Row(401, AUTHENTICATION, "upstream_auth"),
     Reason.OVERLOADED: Row(503, SERVER, "overloaded", retryable=True, retry_after=1),
     Reason.MODEL_NOT_READY: Row(503, SERVER, "model_not_ready", retryable=True, retry_after=2),
     Reason.SHUTTING_DOWN: Row(503, SERVER, "shutting_down", retryable=True, retry_after=1),
@@ -144,6 +148,27 @@ _PARTS_OF_FIELDS = (
     (re.compile(r"\.audio\b(\.data)?"), ".input_audio"),
     (re.compile(r"_json\b"), ""),
 )
+
+
+_OF_FUNCTIONS = (
+    (re.compile(r"^(spec\.)?(chat\.)?tools\b(\[\d*\])?(\.function)?"), r"functions\3"),
+    (re.compile(r"^(spec\.)?(chat\.)?parallel_tool_calls$"), "functions"),
+    (re.compile(r"^(spec\.)?(chat\.)?tool_choice\b.*"), "function_call"),
+    (re.compile(r"\.parts\[\d+\]\.tool_call\b"), ".function_call"),
+)
+
+
+def param_of_function_field(field: str) -> str:
+    """Does what `param_of_field` does, for a request that has the deprecated `functions` in place of tools."""
+    for pattern, replacement in _OF_FUNCTIONS:
+        field = pattern.sub(replacement, field)
+    return param_of_field(field)
+
+
+def named_for_functions(error: EdgeError) -> EdgeError:
+    """Has an error name the parameter at fault as a request does that has the deprecated `functions`."""
+    error.param = error.param or param_of_function_field(error.field) or None
+    return error
 
 
 def param_of_field(field: str) -> str:

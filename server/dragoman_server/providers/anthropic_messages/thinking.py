@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.v1.message_pb2 import Role
 from dragoman.v1.sampling_pb2 import ReasoningEffort
-from dragoman_server.errors import UnsupportedFeature
+from dragoman_server.errors import Dispensable, UnsupportedFeature
 from dragoman_server.providers.anthropic_messages.messages import own_signature
 from dragoman_server.providers.anthropic_messages.models import OTHER
 
@@ -118,7 +118,8 @@ def _with_budget(field: str, budget: int, limit: int | None, traits: Traits) -> 
 def _with_effort(effort: int, limit: int | None, traits: Traits) -> Thinking:
     field = "reasoning_effort"
     if not traits.thinking:
-        raise UnsupportedFeature("this model does not think", field=field)
+        refusal = Dispensable if effort == ReasoningEffort.REASONING_EFFORT_MINIMAL else UnsupportedFeature
+        raise refusal("this model does not think", field=field)
     wanted, budget = _EFFORTS[effort]
     word = ""
     if traits.efforts:  # the nearest that is not more

@@ -83,11 +83,11 @@ def conversation(messages: Iterable[Message], mark: bytes, *, newest: bool) -> C
     last_role = Role.ROLE_UNSPECIFIED
     for index, message in enumerate(messages):
         field = f"messages[{index}]"
-        if message.name:
-            raise UnsupportedFeature("this provider knows no names of speakers", field=f"{field}.name")
         parts: list[Json] = []
         for at, part in enumerate(message.parts):
             parts += _parts(message.role, part, f"{field}.parts[{at}]", context)
+        if message.name:
+            _name_speaker(parts, message.name)
         match message.role:
             case Role.ROLE_SYSTEM | Role.ROLE_DEVELOPER:
                 system += parts
@@ -108,6 +108,13 @@ def conversation(messages: Iterable[Message], mark: bytes, *, newest: bool) -> C
             contents.append({"role": speaker, "parts": parts})
             last_role = message.role
     return Conversation(system, contents)
+
+
+def _name_speaker(parts: list[Json], name: str) -> None:
+    """Writes the name before the text: the API has no place for it, and the model can tell the speakers apart."""
+    first = next((part for part in parts if part.keys() == {"text"}), None)
+    if first is not None:
+        first["text"] = f"{name}: {first['text']}"
 
 
 def _stand_in(parts: list[Json]) -> None:

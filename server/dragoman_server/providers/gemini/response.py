@@ -138,8 +138,8 @@ class ResponseReader:
         if chunk.get("error"):
             raise failure_of_error(chunk["error"])
         usage = chunk.get("usageMetadata")
-        if usage and type(usage) is dict:
-            self._usage = usage  # every chunk has one, the last is the sum
+        if usage and type(usage) is dict and "promptTokenCount" in usage:  # without, it tells of the cache only
+            self._usage = usage  # nearly every chunk has one, the last is the sum
         candidates = chunk.get("candidates")
         if candidates:
             if type(candidates) is not list or type(candidates[0]) is not dict:

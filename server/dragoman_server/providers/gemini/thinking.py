@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.v1.sampling_pb2 import ReasoningEffort
-from dragoman_server.errors import UnsupportedFeature
+from dragoman_server.errors import Dispensable, UnsupportedFeature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,8 @@ def thinking_config(model: str, spec: ChatSpec) -> Json | None:
             written["thinkingLevel" if family.levels else "thinkingBudget"] = effort
         elif family.efforts or spec.reasoning_effort != _NONE:
             what = "the model cannot stop to think" if family.efforts else "the model does not think"
-            raise UnsupportedFeature(what, field="reasoning_effort")
+            refusal = Dispensable if not family.efforts and spec.reasoning_effort == _MINIMAL else UnsupportedFeature
+            raise refusal(what, field="reasoning_effort")
     if spec.HasField("include_reasoning"):
         if family.efforts:
             written["includeThoughts"] = spec.include_reasoning

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dragoman_server.errors import UnsupportedFeature
+from dragoman_server.errors import Dispensable, UnsupportedFeature
+from dragoman_server.providers.abilities import sparing_field
 from dragoman_server.providers.openai_chat.dialect import DIALECT
 from dragoman_server.providers.vendors import Quirks
 
@@ -48,7 +49,8 @@ def arguments_of(request: GenerationRequest, library: Any) -> dict[str, Any]:
         for name in arguments.keys() - _ALWAYS:
             if name in known and name not in supported:
                 path = _OWN_NAMES.get(name, name)
-                raise UnsupportedFeature(f"{name} cannot be handed over to this vendor", field=path)
+                refusal = Dispensable if path == sparing_field(request.spec) else UnsupportedFeature
+                raise refusal(f"{name} cannot be handed over to this vendor", field=path)
     return arguments
 
 

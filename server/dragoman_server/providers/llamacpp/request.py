@@ -9,6 +9,7 @@ from dragoman.v1.message_pb2 import Role
 from dragoman.v1.sampling_pb2 import Modality, ReasoningEffort, Verbosity
 from dragoman.v1.tool_pb2 import GrammarSyntax, ToolMode
 from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.providers.abilities import sparing_field
 from dragoman_server.providers.llamacpp.json_schema import enforceable
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _REFUSED: tuple[tuple[str, Callable[[ChatSpec], bool], str], ...] = (
     ("tool_choice", lambda s: _demands_tool(s), "cannot call tools"),
     (
         "reasoning_effort",
-        lambda s: s.reasoning_effort > ReasoningEffort.REASONING_EFFORT_NONE,
+        lambda s: s.reasoning_effort > ReasoningEffort.REASONING_EFFORT_NONE and not sparing_field(s),
         "does not think before it answers",
     ),
     (
@@ -221,6 +222,6 @@ def _template_variables(spec: ChatSpec) -> dict[str, Any]:
             raise InvalidRequest(f"{_TEMPLATE_FIELD} must be a JSON object", field=_TEMPLATE_FIELD)
         if _nesting(spec.chat_template_kwargs_json, "[{", "]}") > MAX_NESTING:
             raise InvalidRequest(f"{_TEMPLATE_FIELD} is nested too deeply", field=_TEMPLATE_FIELD)
-    if spec.reasoning_effort == ReasoningEffort.REASONING_EFFORT_NONE:
+    if sparing_field(spec):
         variables = {"enable_thinking": False, **variables}
     return dict(variables)

@@ -14,7 +14,7 @@ from dragoman.v1.message_pb2 import ImageDetail, Role, ToolKind
 from dragoman.v1.run_pb2 import ChatSpec
 from dragoman.v1.sampling_pb2 import Modality, ReasoningEffort, Sampling, Verbosity
 from dragoman.v1.tool_pb2 import GrammarSyntax, ToolMode
-from dragoman_server.errors import InvalidRequest, UnsupportedFeature
+from dragoman_server.errors import Dispensable, InvalidRequest, UnsupportedFeature
 from dragoman_server.providers.base import FOR_THE_SERVER
 from dragoman_server.providers.json_values import base64_text, json_fragment
 from dragoman_server.providers.signatures import unmarked
@@ -409,6 +409,11 @@ def _write_include_reasoning(body: Json, included: bool) -> None:
         raise UnsupportedFeature("this provider cannot be told to hide thoughts", field="include_reasoning")
 
 
+def _write_budget(body: Json, tokens: int) -> None:
+    refusal = UnsupportedFeature if tokens else Dispensable  # most models that are asked in this dialect do not think
+    raise refusal("thoughts have no budget with this provider", field="reasoning_budget_tokens")
+
+
 def _same(name: str) -> Callable[[Json, Any], None]:
     def write(body: Json, value: Any) -> None:
         body[name] = value
@@ -446,6 +451,7 @@ FIELDS: Mapping[str, Callable[[Json, Any], None]] = {
     "audio": _write_audio,
     "prediction": _write_prediction,
     "metadata": _write_metadata,
+    "reasoning_budget_tokens": _write_budget,
     "reasoning_effort": _word("reasoning_effort", ReasoningEffort),
     "verbosity": _word("verbosity", Verbosity),
     **{
@@ -460,6 +466,6 @@ FIELDS: Mapping[str, Callable[[Json, Any], None]] = {
         for name in ("web_search_options", "chat_template_kwargs", "moderation", "prompt_cache_options")
     },
 }
-"""Who writes each field. Fields without a row (budgets of thought, safety settings) have no word in this dialect."""
+"""Who writes each field. Fields without a row (safety settings) have no word in this dialect."""
 
 _WRITERS = {ChatSpec.DESCRIPTOR.fields_by_name[name]: writer for name, writer in FIELDS.items()}

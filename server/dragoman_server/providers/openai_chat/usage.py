@@ -39,6 +39,9 @@ def usage_of(reported: dict[str, Any]) -> Usage:
 def encode_usage(reported: dict[str, Any]) -> bytes:
     """Returns what the provider reported as the wire form of a usage; see `usage_of`."""
     asked, answered = reported.get("prompt_tokens"), reported.get("completion_tokens")
+    written = reported.get("completion_tokens_details")
+    if written:
+        answered = _with_thoughts(reported, asked, answered, written)
     if type(asked) is int and type(answered) is int and 0 < asked < 0x4000 and 0 < answered < 0x4000:
         # The two counts of nearly every answer: one or two groups of seven bits each.
         usage = _INPUT + (_LOW[asked] if asked < 0x80 else _LOW[asked & 0x7F | 0x80] + _LOW[asked >> 7])
@@ -51,10 +54,17 @@ def encode_usage(reported: dict[str, Any]) -> bytes:
     cached = reported.get("prompt_cache_hit_tokens")  # DeepSeek's name for it
     if cached and not (isinstance(read, dict) and read.get("cached_tokens") is not None):
         usage += sized(_INPUT_DETAILS, _count(_INPUT_COUNTS["cached_tokens"], cached))
-    written = reported.get("completion_tokens_details")
     if written:
         usage += _details(_OUTPUT_DETAILS, written, _OUTPUT_COUNTS)
     return usage
+
+
+def _with_thoughts(reported: dict[str, Any], asked: Any, answered: Any, written: Any) -> Any:
+    """Returns the tokens of the answer, thoughts included: xAI and Google count those apart, as the total tells."""
+    thoughts = written.get("reasoning_tokens") if isinstance(written, dict) else None
+    if not type(thoughts) is type(asked) is type(answered) is int:
+        return answered
+    return answered + thoughts if reported.get("total_tokens") == asked + answered + thoughts else answered
 
 
 def _details(field: bytes, reported: Any, tags: Mapping[str, bytes]) -> bytes:

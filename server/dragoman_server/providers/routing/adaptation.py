@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.v1.run_pb2 import ChatSpec
-from dragoman_server.errors import UnsupportedFeature
+from dragoman_server.errors import Dispensable, UnsupportedFeature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -63,8 +63,11 @@ _INDEX = re.compile(r"\[\d+\]")
 
 _GO_WITH = {"sampling.logprobs": "sampling.top_logprobs"}
 """Fields that mean nothing without another one."""
+_OVERRULED = {"reasoning_budget_tokens": "reasoning_effort"}
+"""Fields that dispensable ones overrule, and that must not count in their place."""
 
 JSON_FORMATS = ("json_object", "json_schema")
+_PARALLEL = "parallel_tool_calls"
 
 
 class Policy(NamedTuple):
@@ -124,10 +127,18 @@ def start_adapted(
     spec = request.spec
     while True:
         field = _INDEX.sub("[]", error.field)
-        if policy.report and field in DROPPABLE and (left := _without(spec, field)) is not None:
+        dispensable = isinstance(error, Dispensable)
+        others = _OVERRULED if dispensable else _GO_WITH
+        if field == _PARALLEL and spec.HasField(_PARALLEL) and not spec.parallel_tool_calls:
+            from dragoman_server.providers.emulation.one_call import one_call_starter
+
+            spec = _copy_without(spec, _PARALLEL)[0]
+            emulated.append(field)
+            start = one_call_starter(start)
+        elif (dispensable or (policy.report and field in DROPPABLE)) and (left := _without(spec, field, others)):
             spec, names = left
             dropped += names
-        elif policy.emulate_json and not emulated and (name := _json_format(spec, error.field)):
+        elif policy.emulate_json and (name := _json_format(spec, error.field)) and name not in emulated:
             from dragoman_server.providers.emulation.json_answer import json_starter
 
             emulated.append(name)
@@ -140,12 +151,17 @@ def start_adapted(
             error = another
 
 
-def _without(spec: ChatSpec, path: str) -> tuple[ChatSpec, list[str]] | None:
-    """Returns a copy without a field and what means nothing without it, with their paths; None if it is not there."""
+def _without(spec: ChatSpec, path: str, others: Mapping[str, str]) -> tuple[ChatSpec, list[str]] | None:
+    """Returns a copy without a field and the one that goes with it, with their paths; None if it is not there."""
+    left, names = _copy_without(spec, path, others.get(path, ""))
+    return (left, names) if path in names else None
+
+
+def _copy_without(spec: ChatSpec, *paths: str) -> tuple[ChatSpec, list[str]]:
+    """Returns a copy without some fields, and the paths of those that were there."""
     left = ChatSpec()
     left.CopyFrom(spec)
-    names = [name for name in (path, _GO_WITH.get(path)) if name and _clear(left, name)]
-    return (left, names) if path in names else None
+    return left, [path for path in paths if path and _clear(left, path)]
 
 
 def _clear(message: Message, path: str) -> bool:

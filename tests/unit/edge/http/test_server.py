@@ -200,6 +200,25 @@ class TestBodies:
             assert await client.answer() == (413, b"request_too_large")
             client.writer.close()
 
+    @pytest.mark.parametrize("way", ["at once", "later", "stream"])
+    async def test_those_that_nobody_asked_for_end_the_connection(self, way: str) -> None:
+        """The client may send the body or not: what comes next could be taken for either."""
+
+        def refuse(request: Request) -> Response:
+            return Response(b"no", {}, 401)
+
+        async def refuse_later(request: Request) -> Response | Stream:
+            return request.begin({}, b"no", last=True, status=401) if way == "stream" else refuse(request)
+
+        async with http_site(refuse if way == "at once" else refuse_later) as site:
+            client = await site.connect()
+            client.send("POST / HTTP/1.1\nHost: x\nContent-Length: 40\nExpect: 100-continue", b"")
+            line, headers = await client.head()
+            assert (line, headers["Connection"]) == ("HTTP/1.1 401 Unauthorized", "close")
+            client.writer.write(b"GET /skipped HTTP/1.1\r\nHost: victim.example\r\n\r\n" + GET)
+            assert (await client.rest()).count(b"HTTP/1.1") == 0
+            client.writer.close()
+
     async def test_an_offer_to_upgrade_is_not_taken_up(self) -> None:
         async with http_site(echo) as site:
             client = await site.connect()

@@ -28,6 +28,7 @@ from dragoman_server.accounts.tokens import (
 from dragoman_server.accounts.users import Users
 from dragoman_server.clock import system_clock
 from dragoman_server.settings import AuditSettings, AuthSettings
+from dragoman_server.tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -126,8 +127,7 @@ class Accounts:
         """Ends the sweeps, and takes no passwords any more."""
         self._passwords.close()
         if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+            await end_tasks([self._sweeping])
 
 
 def _identity_provider(settings: JwtSettings, monotonic: Clock) -> Issuer:

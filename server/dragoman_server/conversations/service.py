@@ -27,6 +27,7 @@ from dragoman_server.ids import new_id
 from dragoman_server.instructions import put_first
 from dragoman_server.store.conversations.records import Append, ConversationRecord, Filter, Owner
 from dragoman_server.store.conversations.search import fold
+from dragoman_server.tasks import end_tasks
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -358,9 +359,7 @@ class Conversations:
 
     async def stop(self) -> None:
         """Ends the sweeps, and what models still do for titles."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     async def _open_stored(self, caller: Caller, chat: ChatSpec, opened: ChatSpec) -> Turn:
         """Puts the history before the messages of `opened`."""

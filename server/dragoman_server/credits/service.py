@@ -25,6 +25,7 @@ from dragoman_server.errors import (
 from dragoman_server.ids import new_id
 from dragoman_server.store.ledger.records import ADJUST, GRANT, Post, Settle, Verdict
 from dragoman_server.store.ledger.records import Hold as Held
+from dragoman_server.tasks import end_tasks
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -123,8 +124,7 @@ class Credits:
         """Ends the sweeps. All work must have been settled before."""
         if self._sweeping is None:
             return
-        self._sweeping.cancel()
-        await asyncio.gather(self._sweeping, return_exceptions=True)
+        await end_tasks([self._sweeping])
         await self._advances.end(END_TIMEOUT)
         try:
             await self._ledger.leave(self._owner_id)

@@ -63,7 +63,7 @@ class Route:
         documented: Whether the documentation lists it.
         instead: A header in lower case, and the route of the requests that carry it: two dialects may share a path.
         dialect: The words in which its errors are told.
-        key_header: A header in lower case whose key counts alone if it is there, whatever Authorization says.
+        key_header: For the documentation: the header, in lower case, in which `find_credential` looks first.
         find_credential: Finds the credential of its requests.
     """
 

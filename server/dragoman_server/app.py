@@ -46,6 +46,7 @@ from dragoman_server.runs.asking import ask
 from dragoman_server.runs.service import Runs
 from dragoman_server.store.base import StoreUnusable
 from dragoman_server.store.database import open_store, sqlite_url
+from dragoman_server.tasks import end_tasks
 from dragoman_server.telemetry.logs import get_logger
 from dragoman_server.telemetry.metrics import CoreMetrics
 from dragoman_server.usage.service import Usage, UsageLog
@@ -197,10 +198,7 @@ class Core:
         await self._inprocess.stop(1.0)
         self._tunnels.stop()
         await self._grpc_server.stop(1.0)
-        tasks = [task for task in (*self._opening, self._watching) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(task for task in (*self._opening, self._watching) if task is not None)
         for provider in self.providers:
             await provider.close()
         if self._proxy is not None:

@@ -19,8 +19,10 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     What goes on is cancelled again: drivers of databases make another error of a cancellation now and then, or none,
     and a task that works for ever takes that for a failure of the moment.
     """
-    pending = {task for task in tasks if not task.done()}
+    ended = set(tasks)
+    pending = {task for task in ended if not task.done()}
     while pending:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=AGAIN_AFTER)
+    await asyncio.gather(*ended, return_exceptions=True)  # or asyncio tells of errors that nobody asked for

@@ -47,7 +47,9 @@ async def spend(url: str, account_id: str, runs: int, *, hangs: bool, brief: boo
                 say("held")
                 await asyncio.sleep(600)
             usage = Usage(input_tokens=random.randrange(100), output_tokens=random.randrange(100))
-            total += (await hold.settle(usage, random.choice(("completed", "cancelled", "failed")))).amount_micros
+            rule = random.choice(("completed", "cancelled", "failed"))
+            charge = hold.pay(usage) if rule == "completed" else None
+            total += (charge or await hold.settle(usage, rule)).amount_micros
         return total
 
     say(sum(await asyncio.gather(*[one() for _ in range(AT_ONCE)])))

@@ -3,7 +3,8 @@
 A reservation that is made before a piece of work costs a write to the disk of its own. Where an account asks often, its
 process reserves more at once: an advance. What the next pieces of work can cost is taken from that in memory, and what
 they did cost is charged to it when they end (`Spend`). All that is taken is covered by what is reserved on disk, so
-nobody overdraws; what a dead process had reserved ahead is released like any hold of it.
+nobody overdraws; what a dead process had reserved ahead is released like any hold of it, after what it noted is
+charged.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from dragoman_server.credits.hold import send_surely
 from dragoman_server.ids import new_id
-from dragoman_server.store.ledger.records import Extend, Hold, Settle, Verdict
+from dragoman_server.store.ledger.records import Balance, Extend, Hold, Settle, Verdict
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dragoman_server.clock import Clock
-    from dragoman_server.store.ledger.records import Balance, LedgerStore, Outcome, Post
+    from dragoman_server.store.ledger.records import LedgerStore, Outcome, Post, Spend, Told
 
 BUSY = 16
 """How many pieces of work an account begins within `PERIOD` before credits are reserved ahead for it."""
@@ -28,6 +29,8 @@ PERIOD = 1.0
 """Seconds. An advance from which nothing was taken for as long is given back."""
 WORKS = 64
 """For how many pieces of work of the present size credits are reserved ahead, at first."""
+GROWTH_MICROS = 500_000
+"""Microseconds. If half of it is spent within that time, twice as much is reserved."""
 MOST_PART = 8
 """At most this part of what is available is reserved ahead at a time: other processes may want it too."""
 MOST_LEFT = 4
@@ -53,11 +56,15 @@ class Advance:
         currency: The currency.
         clock: The time.
         on_change: Called when it is closed, and again when all of it is given back.
+        note: Notes a charge to it; see `LedgerStore.note`. None if charges are to be written at once.
 
     Attributes:
+        balance: The account's balance when something was written of the advance last.
+        note: As above.
         id: Its name in the ledger, where it is a reservation for a run of this id.
-        reserved: What is reserved on disk, less what was charged.
-        taken: What of it is taken by work that goes on, or whose end is not written yet.
+        noted: How many charges to it are noted, and not in the ledger yet.
+        reserved: What is reserved on disk, less what was charged or noted.
+        taken: What of it is taken by work that goes on, or whose end is neither noted nor written yet.
         growing: Whether more was asked for, and the ledger has not answered yet.
         returning: What is given back, and the ledger has not answered yet.
         used: Whether anything was taken since somebody looked, who unsets it.
@@ -66,8 +73,8 @@ class Advance:
     """
 
     __slots__ = (
-        "_about", "_clock", "_ledger", "_on_change", "_serial", "_wanted", "closed", "ended", "growing", "id",
-        "reserved", "returning", "taken", "used",
+        "_about", "_clock", "_growth_time", "_ledger", "_on_change", "_serial", "_wanted", "balance", "closed", "ended",
+        "growing", "id", "note", "noted", "reserved", "returning", "taken", "used",
     )  # fmt: skip
 
     def __init__(
@@ -77,8 +84,12 @@ class Advance:
         currency: str,
         clock: Clock,
         on_change: Callable[[Advance], None],
+        note: Callable[[Spend, Told], bool] | None,
     ) -> None:
         self.id = new_id("adv")
+        self.balance = Balance(account_id, currency)
+        self.note = note
+        self.noted = 0
         self.reserved = 0
         self.taken = 0
         self.growing = False
@@ -90,6 +101,7 @@ class Advance:
         self._about = (account_id, currency, self.id, "")
         self._clock = clock
         self._on_change = on_change
+        self._growth_time = 0  # when it grew last
         self._serial = 0  # of the last extension
         self._wanted = 0  # what was to be reserved when it grew last
 
@@ -125,19 +137,33 @@ class Advance:
             self.reserved = self.taken
             self.close()
 
+    def written(self, outcome: Outcome | Exception) -> None:
+        """Takes note of what became of a charge that was only noted (`noted`) when its work had ended."""
+        if isinstance(outcome, Exception):
+            return
+        self.noted -= 1
+        self.balance = outcome.balance
+        if outcome.verdict is Verdict.MISSING:  # as above
+            self.reserved = self.taken
+            self.close()
+        if self.closed:
+            self._give_back()
+
     def adjust(self, balance: Balance) -> None:
         """Sees to it, when work has ended, that not too much is reserved, nor too little.
 
-        Gives back what is not taken, if it is closed; half of that, if the balance has little besides. Reserves as much
-        again as it was, if half of it is spent, and the balance has it to spare.
+        Gives back what is not taken, if it is closed; half of that, if the balance has little besides. If half of it is
+        spent, reserves as much again as it was, or twice as much if it was reserved a short time ago, as far as the
+        balance has it to spare.
         """
         if self.closed:
             self._give_back()
-        elif MOST_LEFT * (free := self.reserved - self.taken) > balance.available_micros:
+        elif MOST_LEFT * (free := self.reserved - self.taken) > balance.available_micros + self.returning:
             self._return(free - free // 2)
             self._wanted = self.reserved
-        elif 2 * self.reserved < self._wanted:
-            self.extend(self._wanted - self.reserved, balance)
+        elif 2 * self.reserved < self._wanted and not self.growing:
+            wanted = 2 * self._wanted if self._now() < self._growth_time + GROWTH_MICROS else self._wanted
+            self.extend(wanted - self.reserved, balance)
 
     def give_back(self) -> bool:
         """Closes it because the balance is short for something that was asked for while it was there.
@@ -170,20 +196,23 @@ class Advance:
             self.growing = False
             if isinstance(outcome, Exception):  # it may be written nevertheless: then it is given back in the end
                 _log_error(outcome)
-            elif outcome.verdict in (Verdict.DONE, Verdict.KNOWN):
-                self.reserved += act.amount_micros
+            else:
+                self.balance = outcome.balance
+                if outcome.verdict in (Verdict.DONE, Verdict.KNOWN):
+                    self.reserved += act.amount_micros
             if self.closed:
                 self._give_back()
             elif not self.reserved:
                 self.close()
 
         self.growing = True
+        self._growth_time = act.time
         self._wanted = self.reserved + act.amount_micros
         self._ledger.send(act, told)
 
     def _give_back(self) -> None:
         """Gives back what is not taken; all of it, when its last work has ended."""
-        if self.taken or self.growing:
+        if self.taken or self.growing or self.noted:
             if free := self.free:
                 self._return(free)
         elif not self.ended:
@@ -196,6 +225,8 @@ class Advance:
 
         def told(outcome: Outcome | Exception) -> None:
             self.returning -= amount
+            if not isinstance(outcome, Exception):
+                self.balance = outcome.balance
             _log_error(outcome)
 
         self.reserved -= amount  # at once: nobody may take it, whether that is written by now or not
@@ -221,10 +252,12 @@ class Advances:
         ledger: Where it is reserved.
         owner_id: The process.
         clock: The time.
+        wait_for_disk: Whether nothing counts as charged before it is on disk.
     """
 
-    def __init__(self, ledger: LedgerStore, owner_id: str, clock: Clock) -> None:
+    def __init__(self, ledger: LedgerStore, owner_id: str, clock: Clock, *, wait_for_disk: bool = False) -> None:
         self._ledger = ledger
+        self._note = None if wait_for_disk else ledger.note
         self._owner_id = owner_id
         self._clock = clock
         self._open: dict[Key, Advance] = {}
@@ -246,7 +279,7 @@ class Advances:
         if advance is not None:
             advance.extend(max(WORKS * amount, advance.reserved), balance)
         elif self._is_busy(key) and (share := _share(WORKS * amount, balance)):
-            advance = self._open[key] = Advance(self._ledger, *key, self._clock, self._changed)
+            advance = self._open[key] = Advance(self._ledger, *key, self._clock, self._changed, self._note)
             advance.begin(share, self._owner_id)
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(PERIOD, self._look)
@@ -259,10 +292,16 @@ class Advances:
         """
         advance = self._open.get(act[:2])
         outcome = await self._ledger.submit(act)
+        self.learn(outcome.balance)
         while outcome.verdict is Verdict.SHORT and advance is not None and advance.give_back():
             advance = self.at_stake(advance)
             outcome = await self._ledger.submit(act)
         return outcome
+
+    def learn(self, balance: Balance) -> None:
+        """Takes note of the balance of an account."""
+        if (advance := self._open.get(balance[:2])) is not None:
+            advance.balance = balance
 
     def at_stake(self, closed: Advance) -> Advance | None:
         """Returns what may be given back once more for an act that is sent now, after one has been."""

@@ -28,6 +28,9 @@ PATIENCE = 3
 MOST_RESERVED = 2**62
 """No balance ever has so much; databases have no room for more."""
 
+_COMPLETED = str(Rule.COMPLETED)
+_ESTIMATED = f"{_COMPLETED}, estimated"
+
 FIRST_PAUSE = 0.5
 MOST_PAUSE = 30.0
 
@@ -143,6 +146,34 @@ class Hold:
         self._ledger.send(act, extended)
         return answer
 
+    def pay(self, usage: Usage) -> Charge | None:
+        """Does what `settle_then` says for work that ended well, if that can be done at once.
+
+        Args:
+            usage: What was consumed.
+
+        Returns:
+            The charge. None if it has to be waited for, or was settled before: then ask `settle_then`.
+        """
+        advance = self._advance
+        if advance is None or advance.note is None or advance.closed or self._settled:
+            return None
+        amount = self._price.of(usage)
+        if amount > self._amount:
+            amount = self._amount
+        note = _ESTIMATED if usage.estimated else _COMPLETED
+        act = Spend(*self._about, amount, note, advance.id, new_id("txn"), int(self._clock() * 1_000_000))
+        if not advance.note(act, advance.written):
+            return None
+        self._settled = True
+        advance.noted += 1
+        advance.taken -= self._amount
+        advance.reserved -= amount
+        available = advance.balance.available_micros + advance.reserved - advance.taken + advance.returning
+        charge = self._charged = Charge(currency=self.currency, amount_micros=amount, available_micros=available)
+        advance.adjust(advance.balance)
+        return charge
+
     def settle(self, usage: Usage | None, rule: str) -> asyncio.Future[Charge]:
         """Does what `settle_then` says; the future resolves, or fails, when `then` would be called."""
         future: asyncio.Future[Charge] = asyncio.get_running_loop().create_future()
@@ -218,6 +249,7 @@ class Hold:
         available = outcome.balance.available_micros
         advance = self._advances.find(self._about[:2])
         if advance is not None:
+            advance.balance = outcome.balance
             available += advance.spare
         if self._advance is not None and self._advance is not advance:  # it is closed, and gives back what is left
             available += self._advance.spare

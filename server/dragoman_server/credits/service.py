@@ -102,7 +102,7 @@ class Credits:
         self._clock = clock
         self._prices = PriceList(settings.prices)
         self._owner_id = new_id("own")
-        self._advances = Advances(ledger, self._owner_id, clock)
+        self._advances = Advances(ledger, self._owner_id, clock, wait_for_disk=settings.wait_for_disk)
         self._months = Plans(ledger, self.plans, settings.currency, clock, self._advances)
         self._sweeping: asyncio.Task[None] | None = None
         named = (settings.currency, *settings.currencies, *settings.auto, *(plan.currency for plan in self.plans))

@@ -2,7 +2,7 @@
 
 Limits come first, then the conversation and the persona complete the request, then the model's rules settle it, and
 last the credits for it are reserved. What was taken is given back if the run never begins. A run that ends well is
-settled before its end is shown, so that what was acknowledged is on disk; any other right after its end.
+settled before its end is shown, so that what was acknowledged outlives the process; any other right after its end.
 """
 
 from __future__ import annotations
@@ -258,7 +258,9 @@ class Gate:
         if hold is None:
             return None
         admission = Admission()
-        admission.route, admission.chat, admission.hold = route, _limited(chat, hold, incremental=False), hold
+        admission.route, admission.hold = route, hold
+        fits = hold.output_tokens == sampling.max_output_tokens
+        admission.chat = chat if fits else _limited(chat, hold, incremental=False)
         return admission
 
     async def _complete(self, admission: Admission, caller: Caller, chat: ChatSpec) -> ChatSpec:

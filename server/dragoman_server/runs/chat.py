@@ -168,8 +168,8 @@ class ChatWork:
         """Takes the whole answer of a choice: as the end of the run, if that is all there is to it."""
         admission = self._run.admission
         if self.keeps_back and usage is not None:
-            if admission is not None and admission.settles:
-                if admission.turn is None and self._lost is None and self._pending and not self._run.ended:
+            if admission is not None and (admission.hold is not None or admission.turn is not None):
+                if admission.turn is None and self._lost is None and self._pending and not self._run.log.closed:
                     self._charge_whole(admission, (text, finish_reason, usage))
                     return
             elif self._run.complete_whole(text, finish_reason, usage):
@@ -186,6 +186,10 @@ class ChatWork:
         self._stop_counting()
         self._whole = whole
         usage = self._usages[0] = Usage.FromString(whole[2])
+        hold = admission.hold
+        charge = None if hold is None else hold.pay(usage)
+        if charge is not None and self._run.complete_whole(*whole, charge.SerializeToString()):
+            return
 
         def charged(charge: Charge | BaseException) -> None:
             if self._run.ended:

@@ -168,9 +168,12 @@ class SqlStore:
         self.conversations = SqlConversations(self._database)
         self.personas = SqlPersonas(self._database)
 
-    def rows(self, account_id: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    async def rows(self, account_id: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
         """Does what `Store.rows` says."""
-        return rows_of(self._database, account_id)
+        await self.ledger.settle()
+        async with contextlib.aclosing(rows_of(self._database, account_id)) as rows:
+            async for row in rows:
+                yield row
 
     async def revision(self) -> str | None:
         """Does what `Store.revision` says."""
@@ -267,7 +270,7 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     def configure(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut; writes are rare
+        cursor.execute("PRAGMA synchronous = FULL")  # what was committed survives a power cut; writes are rare
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")

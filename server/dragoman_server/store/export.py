@@ -9,7 +9,7 @@ from sqlalchemy import select, tuple_
 from dragoman_server.store.tables import accounts, metadata
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from sqlalchemy import Column, Table
 
@@ -24,7 +24,7 @@ def owner_column(table: Table) -> Column[Any] | None:
     return accounts.c.id if table is accounts else table.c.get("account_id")
 
 
-async def rows_of(database: Database, account_id: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+async def rows_of(database: Database, account_id: str) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
     """Yields all rows of an account with the names of their tables; what others refer to comes first."""
     for table in metadata.sorted_tables:
         owner = owner_column(table)

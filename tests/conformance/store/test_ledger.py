@@ -256,6 +256,30 @@ async def test_an_advance_is_charged_for_work(store: Store) -> None:
     await check_sums(store)
 
 
+async def test_charges_that_come_together_with_other_acts_are_done_in_their_order(store: Store) -> None:
+    await store.ledger.submit(a_grant(500))
+    advance, hold = an_advance(300), a_hold(50)
+    acts: list[Act] = [
+        advance,
+        a_spend(advance, 100),
+        an_extension(advance, 1, 50),
+        a_spend(advance, 200),
+        hold,
+        a_spend(advance, 20),
+        a_settlement(hold, 10),
+        a_settlement(advance, 0),
+        a_spend(advance, 5),
+    ]
+    outcomes = await asyncio.gather(*[store.ledger.submit(act) for act in acts])
+    assert [outcome.amount_micros for outcome in outcomes] == [300, 100, 250, 200, 50, 20, 10, 0, 0]
+    assert [outcome.verdict for outcome in outcomes] == [Verdict.DONE] * 8 + [Verdict.MISSING]
+    for _ in range(2):
+        assert await balance_of(store) == (170, 0, 0)
+        assert await store.ledger.orphans("own_2", 0) == []
+        await check_sums(store)
+        await asyncio.gather(*[store.ledger.submit(act) for act in acts])
+
+
 async def test_an_advance_never_pays_more_than_it_has(store: Store) -> None:
     await store.ledger.submit(a_grant(100))
     advance = an_advance(70)
@@ -366,7 +390,8 @@ async def test_only_reservations_of_processes_that_are_gone_are_orphans(store: S
         await store.ledger.beat("own_dead")
         assert await store.ledger.orphans("own_me", 60) == []
         await asyncio.sleep(0.01)
-        assert [hold.run_id for hold in await store.ledger.orphans("own_me", 0.001)] == [theirs.run_id]
+        silent = [] if "sqlite" in request.node.name else [theirs.run_id]  # on one machine, a lock says more
+        assert [hold.run_id for hold in await store.ledger.orphans("own_me", 0.001)] == silent
         await store.ledger.beat("own_dead")  # it was only slow
         assert await store.ledger.orphans("own_me", 60) == []
         await store.ledger.leave("own_dead")

@@ -288,13 +288,19 @@ async def test_a_database_that_does_not_answer_costs_nobody_anything(
     await check_sums(store)
 
 
-async def test_an_advance_is_filled_up_before_it_is_used_up(store: MemoryStore) -> None:
-    credits = await credits_with(store, PLENTY)
+@pytest.mark.parametrize(("seconds", "works"), [(0.1, [64] + [33] * 5), (0.001, [64, 128 - 31, 256 - 63])])
+async def test_an_advance_is_filled_up_before_it_is_used_up(
+    store: MemoryStore, seconds: float, works: list[int]
+) -> None:
+    """To what it was; to twice as much if that did not last long."""
+    clock = Clock()
+    credits = await credits_with(store, PLENTY, clock)
     for number in range(3 * module.WORKS):
         await (await ask(credits, number)).settle(usage(10, 50), "completed")
+        clock.now += seconds
     acts = await acts_of(store)
     (written,) = advances_of(acts)
-    assert [kind for kind, _, _ in written] == [HOLD] * 6
+    assert [(kind, amount) for kind, amount, _ in written] == [(HOLD, count * MOST) for count in works]
     assert [run_id for run_id, found in acts.items() if found[0][0] == HOLD and run_id[:4] == "run_"] == [
         "run_0",
         "run_1",

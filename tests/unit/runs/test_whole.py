@@ -262,6 +262,9 @@ class SettledByTest:
         self.asked: list[tuple[Usage | None, str]] = []
         self.then: list[Callable[[Charge | BaseException], None]] = []
 
+    def pay(self, usage: Usage) -> None:
+        """Has to be waited for."""
+
     def settle_then(self, usage: Usage | None, rule: str, then: Callable[[Charge | BaseException], None]) -> None:
         self.asked.append((usage, rule))
         self.then.append(then)

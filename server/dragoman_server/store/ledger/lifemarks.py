@@ -14,6 +14,7 @@ except ImportError:  # not on Windows: there, only silence tells
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 logger = get_logger(__name__)
@@ -30,56 +31,106 @@ class Lifemarks:
         self._folder = database.with_name(f"{database.name}-owners")
         self._held: dict[str, int] = {}  # descriptors by owner
 
-    def hold(self, owner_id: str) -> None:
-        """Shows that an owner of this process lives, until `drop` or its end. Repeatable."""
+    def hold(self, owner_id: str) -> int | None:
+        """Shows that an owner of this process lives, until `drop` or its end. Repeatable.
+
+        Returns:
+            A descriptor of the file, which is the owner's to write; None if it cannot be shown.
+        """
         if fcntl is None or owner_id in self._held:
-            return
+            return self._held.get(owner_id)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self._folder / owner_id, os.O_RDWR | os.O_CREAT, 0o600)
+            path = self._folder / owner_id
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            _warn(error)
+            return None
+        try:
             if _lock(descriptor):
                 self._held[owner_id] = descriptor
-            else:
-                os.close(descriptor)
-        except OSError as error:  # others will notice silence instead
-            logger.warning("cannot show that this process lives", error=str(error))
+                return descriptor
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            _warn(error)
+        os.close(descriptor)
+        return None
 
-    def drop(self, owner_id: str) -> None:
-        """Takes back `hold`."""
+    def drop(self, owner_id: str, *, keep_file: bool = False) -> None:
+        """Takes back `hold`.
+
+        Args:
+            owner_id: The owner.
+            keep_file: Whether what it wrote is left to whoever finds it dead.
+        """
         descriptor = self._held.pop(owner_id, None)
         if descriptor is not None:
-            (self._folder / owner_id).unlink(missing_ok=True)
+            if not keep_file:
+                (self._folder / owner_id).unlink(missing_ok=True)
             os.close(descriptor)
 
-    def take_dead(self) -> list[str]:
-        """Returns the owners that have shown that they live, and do not any more; each is told once."""
+    def close(self) -> None:
+        """Lets others find dead whoever still lives here."""
+        for owner_id in list(self._held):
+            self.drop(owner_id, keep_file=True)
+
+    @contextlib.contextmanager
+    def dead(self) -> Iterator[tuple[dict[str, int], list[str]]]:
+        """Gives the owners that have shown that they live, and do not any more, with descriptors of their files.
+
+        Beside them, it gives those that live, or that somebody else is given at this moment. Within the context, nobody
+        else is given the dead; after it, nothing is left of them. If it ends by an exception, they are given again.
+        """
+        found: dict[str, int] = {}
+        alive = list(self._held)
         try:
-            names = os.listdir(self._folder)
+            for name in self._names():
+                if name in self._held:
+                    continue
+                try:
+                    descriptor = os.open(self._folder / name, os.O_RDWR)
+                except OSError:  # it has left just now, or is not ours to judge
+                    continue
+                try:
+                    locked = _lock(descriptor)
+                except OSError:  # there are no locks here
+                    os.close(descriptor)
+                    continue
+                if locked:
+                    found[name] = descriptor
+                else:
+                    os.close(descriptor)
+                    alive.append(name)
+            yield found, alive
+            for name in found:
+                with contextlib.suppress(OSError):
+                    (self._folder / name).unlink(missing_ok=True)
+        finally:
+            for descriptor in found.values():
+                os.close(descriptor)
+
+    def _names(self) -> list[str]:
+        if fcntl is None:
+            return []
+        try:
+            return os.listdir(self._folder)
         except OSError:  # nobody has shown it here
             return []
-        return [name for name in names if name not in self._held and self._is_dead(self._folder / name)]
 
-    def _is_dead(self, path: Path) -> bool:
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-        except OSError:  # it has left just now
-            return False
-        try:
-            dead = _lock(descriptor)
-            if dead:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-            return dead
-        finally:
-            os.close(descriptor)
+
+def _warn(error: OSError) -> None:
+    """Others will notice silence instead."""
+    logger.warning("cannot show that this process lives", error=str(error))
 
 
 def _lock(descriptor: int) -> bool:
-    """Locks a file unless somebody else has; returns whether it did."""
-    if fcntl is None:
-        return False
+    """Locks a file unless somebody else has; returns whether it did.
+
+    Raises:
+        OSError: If there are no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True

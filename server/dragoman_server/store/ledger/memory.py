@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from dragoman_server.store.identity.memory import MemoryIdentity
-    from dragoman_server.store.ledger.records import Act, Balance, Entry, OpenHold, Outcome, Told
+    from dragoman_server.store.ledger.records import Act, Balance, Entry, OpenHold, Outcome, Spend, Told
 
 
 class MemoryLedger:
@@ -41,6 +41,10 @@ class MemoryLedger:
             self._identity.keep_audit(audit)
         book.begin()
         then(outcome)
+
+    def note(self, spend: Spend, then: Told) -> bool:
+        """Returns False: `send` is done at once."""
+        return False
 
     async def balances(self, account_id: str) -> list[Balance]:
         """Does what `LedgerStore.balances` says."""

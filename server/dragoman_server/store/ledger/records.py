@@ -256,6 +256,20 @@ class LedgerStore(Protocol):
     def submit(self, act: Act) -> asyncio.Future[Outcome]:
         """Does what `send` says; the future resolves, or fails, when `then` would be called."""
 
+    def note(self, spend: Spend, then: Told) -> bool:
+        """Notes a charge to a reservation of this process, so that it outlives the process, and does it soon.
+
+        Readers see what was noted. The reservation must have what is charged, and must not be settled before `then` is
+        called: if the database does not answer for a while, what is sent meanwhile may be done before.
+
+        Args:
+            spend: The charge.
+            then: Called once, in the event loop, with what became of it when that is durable. It must not raise.
+
+        Returns:
+            Whether it was noted. If not, it is to be sent instead.
+        """
+
     async def balances(self, account_id: str) -> list[Balance]:
         """Returns the balances of an account, by currency."""
 
@@ -271,14 +285,15 @@ class LedgerStore(Protocol):
         """Returns the plans of all accounts by account, beginning behind one; for the sweep."""
 
     async def beat(self, owner_id: str) -> None:
-        """Tells that a process lives."""
+        """Tells that a process lives; with the first time, `note` begins to work for it where it can."""
 
     async def leave(self, owner_id: str) -> None:
-        """Tells that a process has ended."""
+        """Tells that a process has ended, when what it noted is written; if that fails, others will find it dead."""
 
     async def orphans(self, owner_id: str, patience: float) -> list[OpenHold]:
         """Returns the reservations of all accounts whose process is gone; for the sweep of a process.
 
-        Gone are those that ended, are known to be dead, or told nothing for `patience` seconds; never the sweeping one.
-        Reservations of durable runs are not among them: who takes up such a run has its reservation too.
+        Gone are those that ended, are known to be dead, or told nothing for `patience` seconds and are not known to
+        live; never the sweeping one. Reservations of durable runs are not among them: who takes up such a run has its
+        reservation too.
         """

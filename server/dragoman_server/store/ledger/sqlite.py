@@ -6,8 +6,8 @@ import json
 import sqlite3
 from dataclasses import astuple
 from functools import lru_cache
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, Any, cast
 
 from dragoman_server.store.ledger.book import CHARGE_KEY, Book, entry_key, hold_key
 from dragoman_server.store.ledger.records import (
@@ -108,6 +108,7 @@ class SqliteScribe:
                 try:
                     outcomes, opened = _write(connection, acts, self._own)
                 except (sqlite3.IntegrityError, _NotSure):
+                    self._own.clear()
                     connection.execute("ROLLBACK")
                     connection.execute("BEGIN IMMEDIATE")
                     outcomes, opened = _write_by_book(connection, acts, None)
@@ -118,9 +119,6 @@ class SqliteScribe:
                 raise
         except sqlite3.OperationalError as error:
             raise unavailable(error) from error
-        for act in acts:
-            if (key := hold_key(act)) is not None:
-                self._own.pop(key, None)
         self._own.update(opened)
         return outcomes
 
@@ -135,7 +133,7 @@ class SqliteScribe:
             self._path, self._busy_timeout, isolation_level=None, cached_statements=_STATEMENTS
         )
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")  # money that was acknowledged survives a power cut
+        connection.execute("PRAGMA synchronous = FULL")  # what is in the ledger survives a power cut
         self._connection = connection
         return connection
 
@@ -144,26 +142,41 @@ _Written = tuple[list[Outcome], "Mapping[HoldKey, OpenHold]"]
 """What became of acts, and reservations that are open now."""
 
 
-def _write(connection: sqlite3.Connection, acts: Sequence[Act], own: Mapping[HoldKey, OpenHold]) -> _Written:
+def _write(connection: sqlite3.Connection, acts: Sequence[Act], own: dict[HoldKey, OpenHold]) -> _Written:
     """Does acts within a transaction, as if nothing of them had been done before: hardly anything ever was.
 
     Args:
         connection: The connection.
         acts: What to do.
-        own: Reservations that were open when this process wrote last, and nearly always still are.
+        own: Reservations that were open when this process wrote last, and nearly always still are. Those that acts are
+            about are removed.
 
     Raises:
         sqlite3.IntegrityError: If something had been done before.
         _NotSure: If something may have been, or a reservation is not open any more.
     """
-    spends = [act for act in acts if isinstance(act, Spend)]
-    if len(spends) == len(acts):
-        return _spend(connection, spends), {}
-    return _write_by_book(connection, acts, own)
+    outcomes: list[Outcome] = []
+    opened: dict[HoldKey, OpenHold] = {}
+    for ahead, some in groupby(acts, _is_spend):
+        part = list(some)
+        done, opened_now = (
+            (_spend(connection, cast("list[Spend]", part)), {}) if ahead else _write_by_book(connection, part, own)
+        )
+        outcomes += done
+        for key in set(map(hold_key, part)):
+            if key is not None:
+                own.pop(key, None)
+                opened.pop(key, None)
+        opened.update(opened_now)
+    return outcomes, opened
+
+
+def _is_spend(act: Act) -> bool:
+    return isinstance(act, Spend)
 
 
 def _spend(connection: sqlite3.Connection, spends: Sequence[Spend]) -> list[Outcome]:
-    """Charges work to reservations made ahead; see `_write`. With credits on, nearly all groups are such."""
+    """Charges work to reservations made ahead; see `_write`. With credits on, nearly all acts are such."""
     amounts: dict[tuple[str, str, str], int] = {}
     for spend in spends:
         key = spend.advance_id, spend.account_id, spend.currency

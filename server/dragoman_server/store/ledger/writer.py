@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,16 +13,19 @@ from dragoman_server.errors import DragomanError, Unavailable
 from dragoman_server.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from dragoman_server.store.ledger.records import Act, Outcome, Told
 
 logger = get_logger(__name__)
 
 MOST = 256
-"""Acts of a group: a bound for how long a transaction holds its locks."""
+"""Acts of a group, unless more are sent at once: a bound for how long a transaction holds its locks."""
 
-_Item = tuple["Act", "Told"]
+ToldAll = Callable[["Sequence[Outcome] | Exception"], None]
+"""Is told what became of acts, in their order."""
+
+_Item = tuple["Sequence[Act]", ToldAll]
 
 
 class Scribe(Protocol):
@@ -70,12 +74,22 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closing: asyncio.Future[None] | None = None
 
-    def submit(self, act: Act) -> asyncio.Future[Outcome]:
-        """Does what `LedgerStore.submit` says."""
-        return as_future(self.send, act)
-
     def send(self, act: Act, then: Told) -> None:
         """Does what `LedgerStore.send` says."""
+
+        def told(outcomes: Sequence[Outcome] | Exception) -> None:
+            then(outcomes if isinstance(outcomes, Exception) else outcomes[0])
+
+        self.send_all((act,), told)
+
+    def send_all(self, acts: Sequence[Act], then: ToldAll) -> None:
+        """Does acts one after the other, in one group.
+
+        Args:
+            acts: What to do.
+            then: Called once, in the event loop, perhaps within this call: with what became of them when that is
+                durable, or with an error, as in `send`.
+        """
         if self._thread is None:
             self._loop = asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
@@ -83,7 +97,7 @@ class Writer:
         if self._closing is not None:
             then(Unavailable("the server is shutting down", reason=Reason.SHUTTING_DOWN))
             return
-        self._waiting.append((act, then))
+        self._waiting.append((acts, then))
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._hand_over)
@@ -106,29 +120,39 @@ class Writer:
             if self._closing is not None and not self._closing.done():
                 self._closing.set_result(None)
             return
-        group = self._waiting[:MOST]
-        del self._waiting[:MOST]
+        count = 0
+        for index, (acts, _) in enumerate(self._waiting):
+            count += len(acts)
+            if index and count > MOST:
+                break
+        else:
+            index = len(self._waiting)
+        group = self._waiting[:index]
+        del self._waiting[:index]
         self._groups.put(group)
 
-    def _written(self, group: Sequence[_Item], outcomes: Sequence[Outcome | Exception]) -> None:
-        for (act, then), outcome in zip(group, outcomes, strict=True):
+    def _written(self, group: Sequence[_Item], outcomes: Sequence[Outcome] | Exception) -> None:
+        at = 0
+        for acts, then in group:
+            end = at + len(acts)
             try:
-                then(outcome)
+                then(outcomes if isinstance(outcomes, Exception) else outcomes[at:end])
             except Exception:
-                logger.exception("what became of an act could not be told", act=type(act).__name__)
+                logger.exception("what became of acts could not be told", act=type(acts[0]).__name__)
+            at = end
         self._loop.call_soon(self._hand_over)  # behind those who were told: what they ask for next is in the next group
 
     def _write(self) -> None:
         """Writes groups: all that the thread does."""
         while (group := self._groups.get()) is not None:
-            outcomes: Sequence[Outcome | Exception]
+            outcomes: Sequence[Outcome] | Exception
             try:
-                outcomes = self._scribe.commit([act for act, _ in group])
+                outcomes = self._scribe.commit([act for acts, _ in group for act in acts])
             except DragomanError as error:
-                outcomes = [error] * len(group)
+                outcomes = error
             except Exception as error:
                 logger.exception("the ledger could not be written", acts=len(group))
-                outcomes = [error] * len(group)
+                outcomes = error
             try:
                 self._loop.call_soon_threadsafe(self._written, group, outcomes)
             except RuntimeError:  # the loop is closed: nobody waits any more

@@ -22,8 +22,9 @@ WORKERS ?= auto
 GENERATOR := grpcio-tools==1.81.1 mypy-protobuf==5.1.0 "setuptools<81"
 # Left to `make test`: what talks to other toolchains, and what tries our own logic at length.
 NOT_LOWEST := e2e/clients e2e/sdks e2e/cli/test_identity.py e2e/conversations/test_cli.py e2e/conversations/test_kill.py \
-	e2e/drills/test_soak.py e2e/money/test_crash.py e2e/operations/test_restore.py \
-	conformance/store/test_conversation_tree.py conformance/store/test_ledger_machine.py unit/benchmarks
+	e2e/drills/test_soak.py e2e/money/test_crash.py e2e/money/test_crash_plain.py e2e/operations/test_restore.py \
+	conformance/store/test_conversation_tree.py conformance/store/test_ledger_machine.py \
+	conformance/store/test_ledger_processes.py unit/benchmarks unit/credits/test_pay.py
 LOWEST_TESTS := tests/conformance tests/golden tests/e2e tests/unit $(NOT_LOWEST:%=--ignore=tests/%)
 # The tests of a file share its servers. The order stays that of the folders: the quick ones come last and fill the gaps.
 SIDE_BY_SIDE := --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder

@@ -757,7 +757,7 @@ class Story:
         await self.begin()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(steps=st.lists(STEP, max_size=30))
 async def test_whatever_happens_each_is_charged_once(empty_database: bytes, steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="daybook-") as folder:

@@ -286,7 +286,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(balance=st.sampled_from([0, 5_000, 100_000, PLENTY]), steps=st.lists(STEP, max_size=60))
 async def test_it_is_told_what_is_left(balance: int, steps: list[tuple[Any, ...]]) -> None:
     """At each moment: what there was, less what was charged and what work holds."""

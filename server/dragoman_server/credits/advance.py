@@ -234,6 +234,8 @@ class Advance:
         self._ledger.send(self._extension(-amount), told)
 
     def _given_back(self, outcome: Outcome | Exception) -> None:
+        if not isinstance(outcome, Exception):
+            self.balance = outcome.balance
         _log_error(outcome)
         self._on_change(self)
 
@@ -253,6 +255,9 @@ class Advances:
         owner_id: The process.
         clock: The time.
         wait_for_disk: Whether nothing counts as charged before it is on disk.
+
+    Attributes:
+        ending: What is closed, and not all given back.
     """
 
     def __init__(self, ledger: LedgerStore, owner_id: str, clock: Clock, *, wait_for_disk: bool = False) -> None:
@@ -261,7 +266,7 @@ class Advances:
         self._owner_id = owner_id
         self._clock = clock
         self._open: dict[Key, Advance] = {}
-        self._ending: set[Advance] = set()
+        self.ending: set[Advance] = set()
         self._all_ended: asyncio.Event | None = None
         self._asked: dict[Key, tuple[float, int]] = {}  # since when how often, where there is none
         self._timer: asyncio.TimerHandle | None = None
@@ -298,6 +303,15 @@ class Advances:
             outcome = await self._ledger.submit(act)
         return outcome
 
+    def spare(self, key: Key) -> int:
+        """Returns what is to be had of what is reserved ahead: what no work has taken, or is on its way back."""
+        advance = self._open.get(key)
+        spare = 0 if advance is None else advance.spare
+        for closed in self.ending:
+            if closed.key == key:
+                spare += closed.spare
+        return spare
+
     def learn(self, balance: Balance) -> None:
         """Takes note of the balance of an account."""
         if (advance := self._open.get(balance[:2])) is not None:
@@ -313,12 +327,12 @@ class Advances:
             self._timer.cancel()
         for advance in list(self._open.values()):
             advance.close()
-        if self._ending:
+        if self.ending:
             self._all_ended = asyncio.Event()
             try:
                 await asyncio.wait_for(self._all_ended.wait(), timeout)
             except TimeoutError:
-                logger.warning("credits that were reserved ahead are not given back", advances=len(self._ending))
+                logger.warning("credits that were reserved ahead are not given back", advances=len(self.ending))
 
     def _is_busy(self, key: Key) -> bool:
         """Counts that an account asks; returns whether it does so often."""
@@ -333,12 +347,13 @@ class Advances:
 
     def _changed(self, advance: Advance) -> None:
         if not advance.ended:
-            self._ending.add(advance)
+            self.ending.add(advance)
             del self._open[advance.key]
             self._asked.pop(advance.key, None)  # it is to ask often again before there is another one
         else:
-            self._ending.discard(advance)
-            if self._all_ended is not None and not self._ending:
+            self.ending.discard(advance)
+            self.learn(advance.balance)
+            if self._all_ended is not None and not self.ending:
                 self._all_ended.set()
 
     def _look(self) -> None:

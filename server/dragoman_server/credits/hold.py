@@ -169,7 +169,10 @@ class Hold:
         advance.noted += 1
         advance.taken -= self._amount
         advance.reserved -= amount
-        available = advance.balance.available_micros + advance.reserved - advance.taken + advance.returning
+        spare = advance.reserved - advance.taken + advance.returning
+        if self._advances.ending:
+            spare = self._advances.spare(advance.key)
+        available = advance.balance.available_micros + spare
         charge = self._charged = Charge(currency=self.currency, amount_micros=amount, available_micros=available)
         advance.adjust(advance.balance)
         return charge
@@ -246,13 +249,8 @@ class Hold:
             self._tell(charge)
 
     def _charge(self, outcome: Outcome) -> Charge:
-        available = outcome.balance.available_micros
-        advance = self._advances.find(self._about[:2])
-        if advance is not None:
-            advance.balance = outcome.balance
-            available += advance.spare
-        if self._advance is not None and self._advance is not advance:  # it is closed, and gives back what is left
-            available += self._advance.spare
+        self._advances.learn(outcome.balance)
+        available = outcome.balance.available_micros + self._advances.spare(self._about[:2])
         charge = Charge(currency=self.currency, amount_micros=outcome.amount_micros, available_micros=available)
         if self.lowered:
             charge.lowered_output_tokens = self.output_tokens

@@ -429,8 +429,8 @@ class Credits:
         """Returns the balances of an account. What is reserved ahead and not taken is to be had, so it is available."""
         balances = await self._ledger.balances(account_id)
         for index, balance in enumerate(balances):
-            if (advance := self._advances.find(balance[:2])) is not None:
-                free = min(advance.spare, balance.held_micros)  # they were not read in the same moment
+            free = min(self._advances.spare(balance[:2]), balance.held_micros)  # they were not read in the same moment
+            if free:
                 balances[index] = balance._replace(
                     available_micros=balance.available_micros + free, held_micros=balance.held_micros - free
                 )

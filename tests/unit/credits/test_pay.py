@@ -105,7 +105,7 @@ async def charges(store: Store) -> dict[str, tuple[int, str]]:
 
 async def given_back(credits: Credits, advance: Advance) -> None:
     """Returns when all of an advance is given back."""
-    await until(lambda: advance.closed and advance not in credits._advances._ending)
+    await until(lambda: advance.closed and advance not in credits._advances.ending)
     assert advance.ended
 
 

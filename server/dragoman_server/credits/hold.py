@@ -33,6 +33,7 @@ _ESTIMATED = f"{_COMPLETED}, estimated"
 
 FIRST_PAUSE = 0.5
 MOST_PAUSE = 30.0
+MOST_DOUBLINGS = 10  # of the pause: many more would be no number
 
 logger = get_logger(__name__)
 
@@ -294,5 +295,5 @@ def _try_again(ledger: LedgerStore, act: Settle | Spend, then: Told, tries: int,
         logger.error("a charge was not written", run_id=act.run_id, amount=act.charge_micros, error=str(error))
         return
     logger.warning("a charge is not written yet", run_id=act.run_id, tries=tries, error=str(error))
-    pause = min(FIRST_PAUSE * 2 ** (tries - 1), MOST_PAUSE)
+    pause = min(FIRST_PAUSE * 2 ** min(tries - 1, MOST_DOUBLINGS), MOST_PAUSE)
     asyncio.get_running_loop().call_later(pause, send_surely, ledger, act, then, tries)

@@ -41,6 +41,7 @@ PAGE_BYTES = 1 << 19
 PAUSE = 1.0
 """Seconds before the next try, while the database does not answer; twice as many before each that follows."""
 MOST_PAUSE = 30.0
+MOST_DOUBLINGS = 10  # of the pause: many more would be no number
 READ_PATIENCE = 1.0
 """Seconds for which readers wait until what is noted is written; then they see the ledger as it is."""
 
@@ -190,7 +191,7 @@ class Daybook:
             self._tell_readers(posting)
             return
         logger.warning("charges that were noted are not written yet", charges=charges, error=str(error))
-        pause = min(PAUSE * 2**posting.tries, MOST_PAUSE)
+        pause = min(PAUSE * 2 ** min(posting.tries, MOST_DOUBLINGS), MOST_PAUSE)
         posting.tries += 1
         asyncio.get_running_loop().call_later(pause, self._post, posting)
 
